@@ -15,3 +15,7 @@ class BrokerError(Error, ConnectionError):
 
 class PublishError(Error, ConnectionError):
     """A message did not reach the broker. Raised only by a publisher with ``strict=True``."""
+
+
+class BrokerTimeoutError(BrokerError, TimeoutError):
+    """The broker did not answer in time. Raised by ``start()`` of a publisher with ``strict=True``."""

@@ -1,0 +1,43 @@
+"""Live progress and topic messages across the instances of a Python web app, from a Rust core.
+
+FastAPI apps use :class:`ConnectionManager` and :class:`UploadProgressPublisher`; a worker process uses
+the publisher alone. See the README for a first app.
+"""
+
+import warnings
+
+from fanwire import _core
+from fanwire._core import (
+    ConnectionManager,
+    MapView,
+    UploadProgressPublisher,
+    __version__,
+    get_manager,
+    get_publisher,
+    init_manager,
+    init_publisher,
+)
+from fanwire.errors import BrokerError, BrokerTimeoutError, ConfigError, Error, PublishError
+
+__all__ = [
+    "BrokerError",
+    "BrokerTimeoutError",
+    "ConfigError",
+    "ConnectionManager",
+    "Error",
+    "MapView",
+    "PublishError",
+    "UploadProgressPublisher",
+    "__version__",
+    "get_manager",
+    "get_publisher",
+    "init_manager",
+    "init_publisher",
+]
+
+if _core.__build_profile__ == "debug":
+    warnings.warn(
+        "this is a debug build of fanwire: it is many times slower than a release build",
+        RuntimeWarning,
+        stacklevel=2,
+    )

@@ -1,0 +1,110 @@
+//! The broker contract, and the choice of a broker by URL.
+//!
+//! A broker gives two things, each over a connection of its own:
+//!
+//! - a [`Link`] that publishes: `publish(batch)` answers each message with the broker's word on it, or
+//!   fails as a whole, after which the link is dropped and a new one is made;
+//! - a [`Listening`] that receives: once `listen` returned, every message published afterwards on the
+//!   patterns arrives, in order; `next` gives batches until the connection fails, and an end of the
+//!   connection is a failure.
+//!
+//! Neither reconnects, retries or logs: `publish.rs` and `supervise.rs` do, for all brokers alike.
+
+pub mod memory;
+pub mod redis;
+
+use crate::config::{BrokerUrl, Limits, Target};
+use crate::error::Error;
+use crate::message::Outgoing;
+use crate::router::Inbound;
+
+/// The publishing side of a broker.
+pub enum Link {
+    /// Inside this process.
+    Memory(memory::Link),
+    /// Redis.
+    Redis(Box<redis::Link>),
+}
+
+impl Link {
+    /// Connects and authenticates within `limits.connect_timeout`.
+    pub async fn connect(url: &BrokerUrl, limits: &Limits) -> Result<Self, Error> {
+        match &url.target {
+            Target::Memory => Ok(Self::Memory(memory::Link)),
+            Target::Redis(info) => {
+                let link =
+                    within(limits.connect_timeout, url, redis::Link::connect(info, url, limits));
+                link.await.map(|link| Self::Redis(Box::new(link)))
+            }
+        }
+    }
+
+    /// Publishes a batch in order. One result for each message, or an error for the connection.
+    pub async fn publish(&mut self, batch: &[Outgoing]) -> Result<Vec<Result<(), Error>>, Error> {
+        match self {
+            Self::Memory(link) => Ok(link.publish(batch).await),
+            Self::Redis(link) => link.publish(batch).await,
+        }
+    }
+
+    /// Whether the connection is known to be gone.
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Redis(link) => link.is_lost(),
+        }
+    }
+}
+
+/// The receiving side of a broker.
+pub enum Listening {
+    /// Inside this process.
+    Memory(memory::Listening),
+    /// Redis.
+    Redis(Box<redis::Listening>),
+}
+
+impl Listening {
+    /// Connects, authenticates and subscribes within `limits.connect_timeout`; the subscription is
+    /// acknowledged when this returns.
+    pub async fn connect(
+        url: &BrokerUrl,
+        limits: &Limits,
+        patterns: &[&str],
+    ) -> Result<Self, Error> {
+        match &url.target {
+            Target::Memory => Ok(Self::Memory(memory::Listening::open())),
+            Target::Redis(info) => {
+                let listening = within(
+                    limits.connect_timeout,
+                    url,
+                    redis::Listening::connect(info, url, patterns),
+                );
+                listening.await.map(|listening| Self::Redis(Box::new(listening)))
+            }
+        }
+    }
+
+    /// Waits for messages and hands them over, in order, in batches of at most 256.
+    pub async fn next(
+        &mut self,
+        deliver: &mut (dyn for<'a> FnMut(&[Inbound<'a>]) + Send),
+    ) -> Result<(), Error> {
+        match self {
+            Self::Memory(listening) => listening.next(deliver).await,
+            Self::Redis(listening) => listening.next(deliver).await,
+        }
+    }
+}
+
+/// The most messages handed over at once, which bounds how long the router's lock is held.
+const BATCH: usize = 256;
+
+async fn within<T>(
+    limit: std::time::Duration,
+    url: &BrokerUrl,
+    attempt: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let timeout = Error::Timeout { url: url.shown.clone(), after: limit };
+    tokio::time::timeout(limit, attempt).await.unwrap_or(Err(timeout))
+}

@@ -1,0 +1,124 @@
+//! Opens a stream to a Redis server: TCP, TLS or a Unix socket.
+
+use std::sync::Arc;
+
+use redis::{ConnectionAddr, ConnectionInfo};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::config::BrokerUrl;
+use crate::error::Error;
+
+/// A stream in both directions.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// Opens a stream to the server. No timeout of its own: the caller has one for the whole handshake.
+pub async fn open(info: &ConnectionInfo, url: &BrokerUrl) -> Result<Box<dyn Duplex>, Error> {
+    let unreachable = |error: std::io::Error| Error::Unreachable {
+        url: url.shown.clone(),
+        reason: error.to_string(),
+    };
+    match info.addr() {
+        ConnectionAddr::Tcp(host, port) => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+            stream.set_nodelay(true).map_err(unreachable)?;
+            Ok(Box::new(stream))
+        }
+        ConnectionAddr::TcpTls { host, port, insecure, .. } => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+            stream.set_nodelay(true).map_err(unreachable)?;
+            let refused = |reason: String| Error::Refused { url: url.shown.clone(), reason };
+            let name = ServerName::try_from(host.clone()).map_err(|error| {
+                refused(format!("{host:?} is no name for a TLS server: {error}"))
+            })?;
+            let config = tls_config(*insecure).map_err(refused)?;
+            let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(
+                |error| {
+                    // A certificate that does not verify, or a peer that does not speak TLS, stays so.
+                    match error.kind() {
+                        std::io::ErrorKind::InvalidData => refused(format!("TLS: {error}")),
+                        _ => unreachable(error),
+                    }
+                },
+            )?;
+            Ok(Box::new(stream))
+        }
+        #[cfg(unix)]
+        ConnectionAddr::Unix(path) => {
+            let stream = tokio::net::UnixStream::connect(path).await.map_err(unreachable)?;
+            Ok(Box::new(stream))
+        }
+        other => {
+            Err(Error::Config(format!("{}: cannot connect to {other:?} on this system", url.shown)))
+        }
+    }
+}
+
+/// The system's certificates (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured), or no check at all
+/// for a URL that ends in `#insecure`.
+fn tls_config(insecure: bool) -> Result<ClientConfig, String> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("TLS: {error}"))?;
+    if insecure {
+        let verifier = Arc::new(AnyCertificate(provider));
+        return Ok(builder
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth());
+    }
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let why = found.errors.first().map_or_else(String::new, |error| format!(": {error}"));
+        return Err(format!("TLS: this system has no root certificates{why}"));
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// What `#insecure` asks for: the connection is encrypted, the server is not verified.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,195 @@
+//! A publisher and a listener of one broker, as one object that outlives event loops and forks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::config::{BrokerUrl, Limits};
+use crate::error::Error;
+use crate::journal::Journal;
+use crate::message::Outgoing;
+use crate::outbox::{Item, Outbox};
+use crate::post::{LoopMailbox, Reply};
+use crate::router::Router;
+use crate::stats::ClientStats;
+use crate::{publish, runtime, supervise};
+
+/// How long `stop` lets what was published go out. Together with everything else `stop` does, well
+/// under its promise of two seconds.
+const STOP_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// What belongs to one process. After a fork the child starts with a fresh one; what waited in the
+/// parent's is the parent's to send.
+#[derive(Debug, Default)]
+struct PerProcess {
+    generation: u64,
+    outbox: Arc<Outbox>,
+    publishing: bool,
+    listener: Option<Listener>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    task: JoinHandle<()>,
+    home: Arc<LoopMailbox>,
+    running: Arc<AtomicBool>,
+}
+
+/// A connection to a broker for both directions. Nothing connects before it is needed.
+#[derive(Debug)]
+pub struct Client {
+    url: BrokerUrl,
+    limits: Limits,
+    strict: bool,
+    process: Mutex<PerProcess>,
+    /// Counters.
+    pub stats: Arc<ClientStats>,
+    /// Lines to log.
+    pub journal: Arc<Journal>,
+}
+
+impl Client {
+    /// A client that has not connected.
+    pub fn new(url: BrokerUrl, limits: Limits, strict: bool) -> Self {
+        let process =
+            Mutex::new(PerProcess { generation: runtime::generation(), ..PerProcess::default() });
+        Self { url, limits, strict, process, stats: Arc::default(), journal: Arc::default() }
+    }
+
+    /// The broker's URL as it may be shown.
+    pub fn url(&self) -> &str {
+        &self.url.shown
+    }
+
+    /// The limits it was made with.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Whether trouble is raised instead of counted.
+    pub fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    /// Publishes; `reply` is answered when the broker has taken the message or it has failed.
+    pub fn publish(&self, outgoing: Outgoing, reply: Reply) {
+        self.outbox().push(Item { outgoing, reply: Some(reply) });
+    }
+
+    /// Publishes without an answer, unless too much waits already.
+    pub fn publish_nowait(&self, outgoing: Outgoing) -> Result<(), Error> {
+        let outbox = self.outbox();
+        outbox
+            .try_push(outgoing, self.limits.max_pending_messages, self.limits.max_pending_bytes)
+            .inspect_err(|_| self.stats.publish_refused.add(1))
+    }
+
+    /// Starts to listen. `reply` is answered after the first attempt to subscribe, at once if the
+    /// listener runs already.
+    pub fn start(&self, router: Option<Arc<Router>>, home: Arc<LoopMailbox>, reply: Reply) {
+        let mut process = self.process();
+        if process.listener.as_ref().is_some_and(Listener::is_alive) {
+            drop(process);
+            reply.complete(Ok(()));
+            return;
+        }
+        let running = Arc::new(AtomicBool::new(true));
+        let job = supervise::Job {
+            url: self.url.clone(),
+            limits: self.limits,
+            router,
+            home: Arc::clone(&home),
+            stats: Arc::clone(&self.stats),
+            journal: Arc::clone(&self.journal),
+            strict: self.strict,
+            running: Arc::clone(&running),
+        };
+        let task = runtime::spawn(supervise::run(job, reply));
+        if let Some(old) = process.listener.replace(Listener { task, home, running }) {
+            old.task.abort(); // its event loop is gone
+        }
+    }
+
+    /// Stops listening, and closes the publishing connection once what waits has gone out, within
+    /// 1.5 s. `reply` is answered then. A later publish or start connects again.
+    pub fn stop(&self, reply: Reply) {
+        let mut process = self.process();
+        let listener = process.listener.take();
+        let outbox = std::mem::take(&mut process.outbox);
+        let publishing = std::mem::take(&mut process.publishing);
+        drop(process);
+        if listener.is_none() && !publishing {
+            reply.complete(Ok(()));
+            return;
+        }
+        drop(runtime::spawn(async move {
+            if let Some(listener) = listener {
+                listener.task.abort();
+                drop(listener.task.await); // ended or aborted, both are what was asked for
+            }
+            if publishing {
+                drop(tokio::time::timeout(STOP_PATIENCE, outbox.drained()).await);
+                outbox.close();
+            }
+            let _gate = runtime::gate();
+            reply.complete(Ok(()));
+        }));
+    }
+
+    /// Whether a listener runs in this process.
+    pub fn is_running(&self) -> bool {
+        self.process().listener.as_ref().is_some_and(Listener::is_alive)
+    }
+
+    /// Messages and bytes that wait to be published.
+    pub fn waiting(&self) -> (usize, usize) {
+        let outbox = Arc::clone(&self.process().outbox);
+        outbox.waiting()
+    }
+
+    fn outbox(&self) -> Arc<Outbox> {
+        let mut process = self.process();
+        if !process.publishing {
+            process.publishing = true;
+            let job = publish::Job {
+                url: self.url.clone(),
+                limits: self.limits,
+                outbox: Arc::clone(&process.outbox),
+                stats: Arc::clone(&self.stats),
+                journal: Arc::clone(&self.journal),
+            };
+            drop(runtime::spawn(publish::run(job)));
+        }
+        Arc::clone(&process.outbox)
+    }
+
+    fn process(&self) -> parking_lot::MutexGuard<'_, PerProcess> {
+        let mut process = self.process.lock();
+        let generation = runtime::generation();
+        if process.generation != generation {
+            let fresh = PerProcess { generation, ..PerProcess::default() };
+            // Forgotten, not dropped: tasks and replies in it belong to threads of the parent.
+            std::mem::forget(std::mem::replace(&mut *process, fresh));
+        }
+        process
+    }
+}
+
+impl Listener {
+    fn is_alive(&self) -> bool {
+        self.running.load(Ordering::Acquire) && !self.task.is_finished() && !self.home.is_closed()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let mut process = self.process();
+        process.outbox.close();
+        if let Some(listener) = process.listener.take() {
+            listener.task.abort();
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Where the broker is and what is allowed: parsed once, before anything connects.
+
+use std::time::Duration;
+
+use redis::{ConnectionInfo, IntoConnectionInfo};
+
+use crate::error::Error;
+
+/// The schemes that name a Redis (or Valkey) server; the `redis` crate parses what follows.
+const REDIS_SCHEMES: [&str; 6] = ["redis", "rediss", "valkey", "valkeys", "redis+unix", "unix"];
+
+/// A broker's address.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// The broker inside this process.
+    Memory,
+    /// A Redis server. Boxed because it is much the larger.
+    Redis(Box<ConnectionInfo>),
+}
+
+/// A broker's address together with the text that may be shown.
+#[derive(Clone, Debug)]
+pub struct BrokerUrl {
+    /// The address.
+    pub target: Target,
+    /// The URL with its secrets masked: the only form that reaches logs, errors and `repr`.
+    pub shown: String,
+}
+
+impl BrokerUrl {
+    /// Parses `redis://`, `rediss://`, `unix://`, `redis+unix://`, `valkey://` and `memory://`.
+    pub fn parse(url: &str) -> Result<Self, Error> {
+        let shown = mask(url);
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return Err(Error::Config(format!(
+                "{shown:?} is not a broker URL: it has no scheme such as redis:// or memory://"
+            )));
+        };
+        if scheme == "memory" {
+            if !rest.is_empty() {
+                return Err(Error::Config(format!("{shown:?}: nothing may follow memory://")));
+            }
+            return Ok(Self { target: Target::Memory, shown });
+        }
+        if !REDIS_SCHEMES.contains(&scheme) {
+            return Err(Error::Config(format!(
+                "{shown:?}: unknown scheme {scheme:?}; use redis://, rediss://, unix:// or memory://"
+            )));
+        }
+        // The crate's message may quote the URL, so only its kind of complaint is passed on.
+        let info = url.into_connection_info().map_err(|error| {
+            let detail = error.detail().filter(|detail| !detail.contains(rest)).unwrap_or("");
+            let colon = if detail.is_empty() { "" } else { ": " };
+            Error::Config(format!(
+                "{shown:?} is not a Redis URL (redis://[user:password@]host[:port][/database]){colon}{detail}"
+            ))
+        })?;
+        Ok(Self { target: Target::Redis(Box::new(info)), shown })
+    }
+}
+
+/// Replaces what may be secret in a URL by `***`, also in one that does not parse.
+///
+/// Kept: scheme, user name, host, port, path, and the query's `db` and `protocol`.
+pub fn mask(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    let (before_query, query) = match rest.split_once('?') {
+        Some((before, query)) => (before, Some(query)),
+        None => (rest, None),
+    };
+    // The last `@`: an unescaped one inside a password must not let the tail of it through.
+    let host_part = match before_query.rsplit_once('@') {
+        None if scheme.is_empty() => mask_word_after_colon(before_query),
+        None => before_query.to_owned(),
+        Some((credentials, host)) => match credentials.split_once(':') {
+            Some((user, _)) if !scheme.is_empty() => format!("{user}:***@{host}"),
+            Some(_) => format!("***@{host}"),
+            None => format!("{credentials}@{host}"),
+        },
+    };
+    let mut shown = scheme + &host_part;
+    if let Some(query) = query {
+        // A `?` inside a password moves the rest of the credentials here.
+        if let Some((_, host)) = query.rsplit_once('@') {
+            return format!(
+                "{}***@{host}",
+                url.split_once("://").map_or(String::new(), |(s, _)| format!("{s}://"))
+            );
+        }
+        let masked: Vec<String> = query.split('&').map(mask_parameter).collect();
+        shown = format!("{shown}?{}", masked.join("&"));
+    }
+    shown
+}
+
+fn mask_parameter(pair: &str) -> String {
+    match pair.split_once('=') {
+        Some((name @ ("db" | "protocol" | "user"), value)) => format!("{name}={value}"),
+        Some((name, _)) => format!("{name}=***"),
+        None => pair.to_owned(),
+    }
+}
+
+/// Without a scheme nothing tells a host from a password, so what follows a colon is hidden.
+fn mask_word_after_colon(text: &str) -> String {
+    match text.split_once(':') {
+        Some((before, after)) if after.parse::<u16>().is_err() => format!("{before}:***"),
+        _ => text.to_owned(),
+    }
+}
+
+/// How much may wait, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Time for one attempt to connect, authenticate and subscribe.
+    pub connect_timeout: Duration,
+    /// Time for the broker to answer a batch of publishes.
+    pub publish_timeout: Duration,
+    /// The largest payload a publish accepts, in bytes.
+    pub max_message_bytes: usize,
+    /// How many messages `publish_nowait` lets wait.
+    pub max_pending_messages: usize,
+    /// How many bytes of payload `publish_nowait` lets wait.
+    pub max_pending_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(2),
+            publish_timeout: Duration::from_secs(2),
+            max_message_bytes: 1 << 20,
+            max_pending_messages: 10_000,
+            max_pending_bytes: 16 << 20,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_masked_wherever_they_stand() {
+        for (url, shown) in [
+            ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+            ("redis://:hunter2@localhost", "redis://:***@localhost"),
+            ("rediss://app:hunter2@db:6380/1", "rediss://app:***@db:6380/1"),
+            ("redis://app:hunt@er2@db", "redis://app:***@db"),
+            ("redis://app:hunter2?x@db", "redis://***@db"),
+            ("unix:///run/redis.sock?db=1&pass=hunter2", "unix:///run/redis.sock?db=1&pass=***"),
+            ("redis+unix:///r.sock?p%61ss=hunter2", "redis+unix:///r.sock?p%61ss=***"),
+            ("app:hunter2@db", "***@db"),
+            ("redis:hunter2", "redis:***"),
+            ("localhost:6379", "localhost:6379"),
+        ] {
+            assert_eq!(mask(url), shown);
+            assert!(!mask(url).contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn a_malformed_url_is_named_without_its_password() {
+        for url in [
+            "",
+            "localhost:6379",
+            "http://localhost",
+            "redis://",
+            "redis://:hunter2@localhost:notaport",
+            "redis://localhost/hunter2",
+            "memory://x",
+            "redis://a:hunter2@[::1",
+            "amqp://a:hunter2@h",
+            "postgresql://a:hunter2@h/db",
+        ] {
+            let error = BrokerUrl::parse(url).unwrap_err();
+            assert!(error.is_permanent(), "{url}");
+            if url.contains("hunter2@") {
+                assert!(!error.to_string().contains("hunter2"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_spellings_of_the_redis_crate_are_accepted() {
+        for url in [
+            "redis://localhost",
+            "redis://[::1]:7000/3",
+            "rediss://localhost/#insecure",
+            "unix:///tmp/r.sock",
+            "redis+unix:///tmp/r.sock?db=2",
+            "redis://localhost/?protocol=resp3",
+            "valkey://localhost",
+        ] {
+            assert!(matches!(BrokerUrl::parse(url).unwrap().target, Target::Redis(_)), "{url}");
+        }
+        assert!(matches!(BrokerUrl::parse("memory://").unwrap().target, Target::Memory));
+    }
+}

@@ -1,0 +1,44 @@
+//! fanwire: live progress and topic messages across the instances of a Python web app.
+//!
+//! The map of the crate; an arrow is a call, and all of them point down:
+//!
+//! ```text
+//! python/       PyO3 classes and the bridge to the event loop: the only place that knows Python
+//!   |
+//! client        a publisher and a listener of one broker, across event loops and forks
+//!   |-- supervise   the listener's task: connect, read, route, reconnect
+//!   |-- publish     the publisher's task: outbox -> broker -> replies
+//!   |-- outbox      what waits to be published
+//!   |-- broker/     one contract; memory, redis/{connect,link,listening,resp}
+//! router        who is a message for, and into their lanes
+//!   |-- registry    who is connected, who watches what
+//!   |-- lanes, lane a bounded queue for each subscriber; which of them are ready, for each loop
+//! post, mailbox what crosses from an I/O thread to an event loop, and the flag that wakes it
+//! runtime       the I/O thread of this process, and forks
+//! channel, config, error, journal, message, stats
+//! ```
+//!
+//! The core knows subscribers by number ([`lane::LaneId`]) and event loops by [`post::LoopMailbox`];
+//! it is built and tested without Python (`--no-default-features`).
+
+pub mod broker;
+pub mod channel;
+pub mod client;
+pub mod config;
+pub mod error;
+pub mod journal;
+pub mod lane;
+pub(crate) mod lanes;
+pub mod mailbox;
+pub mod message;
+pub mod outbox;
+pub mod post;
+pub mod publish;
+pub mod registry;
+pub mod router;
+pub mod runtime;
+pub mod stats;
+pub mod supervise;
+
+#[cfg(feature = "python")]
+mod python;

@@ -1,0 +1,481 @@
+//! From a Python object to JSON, as pydantic would encode it, without pydantic.
+//!
+//! What has no JSON form is refused with the path to it; nothing is replaced by something similar.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{
+    PyBool, PyByteArray, PyBytes, PyDate, PyDateTime, PyDelta, PyDict, PyFloat, PyFrozenSet, PyInt,
+    PyList, PySet, PyString, PyTime, PyTuple, PyType,
+};
+
+use crate::message;
+
+/// Deeper nesting is refused; it also ends circular structures, long before the stack does.
+const MAX_DEPTH: usize = 200;
+
+/// A message as JSON text in bytes. `bytes` are JSON already: checked, then taken as they are.
+///
+/// Raises TypeError or ValueError with the path to what cannot be encoded.
+pub fn to_bytes(message: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    if let Ok(bytes) = message.cast::<PyBytes>() {
+        let bytes = bytes.as_bytes();
+        let checked = message::check_json(bytes);
+        checked.map_err(|why| {
+            PyValueError::new_err(format!("message: bytes must be encoded JSON: {why}"))
+        })?;
+        return Ok(bytes.to_vec());
+    }
+    let mut out = Vec::with_capacity(256);
+    encode(message, &mut out, 0).map_err(|failure| failure.into_error(message.py()))?;
+    Ok(out)
+}
+
+/// As [`to_bytes`], as text.
+pub fn to_text(message: &Bound<'_, PyAny>) -> PyResult<String> {
+    let bytes = to_bytes(message)?;
+    String::from_utf8(bytes).map_err(|error| PyValueError::new_err(format!("message: {error}")))
+}
+
+/// Why and where: the path is collected from the inside out.
+struct Failure {
+    error: PyErr,
+    path: Vec<String>,
+}
+
+impl Failure {
+    fn under(mut self, step: impl FnOnce() -> String) -> Self {
+        self.path.push(step());
+        self
+    }
+
+    /// The same kind of error with the path in front. What the application's own code raised, from a
+    /// `model_dump_json` say, is passed on as it is, with the path as a note.
+    fn into_error(self, py: Python<'_>) -> PyErr {
+        let path: String = self.path.iter().rev().map(String::as_str).collect();
+        let kind = self.error.get_type(py);
+        let located = format!("message{path}: {}", self.error.value(py));
+        if kind.is(py.get_type::<PyTypeError>()) {
+            PyTypeError::new_err(located)
+        } else if self.error.is_instance_of::<PyValueError>(py) {
+            let raised = PyValueError::new_err(located);
+            if !kind.is(py.get_type::<PyValueError>()) {
+                raised.set_cause(py, Some(self.error));
+            }
+            raised
+        } else {
+            let note = format!("while encoding message{path}");
+            // Best effort: an exception that refuses notes is raised without one.
+            drop(self.error.value(py).call_method1(intern!(py, "add_note"), (note,)));
+            self.error
+        }
+    }
+}
+
+impl From<PyErr> for Failure {
+    fn from(error: PyErr) -> Self {
+        Self { error, path: Vec::new() }
+    }
+}
+
+fn type_error(text: String) -> Failure {
+    PyTypeError::new_err(text).into()
+}
+
+fn value_error(text: impl Into<String>) -> Failure {
+    PyValueError::new_err(text.into()).into()
+}
+
+type Encoded = Result<(), Failure>;
+
+fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded {
+    if depth > MAX_DEPTH {
+        return Err(value_error(format!(
+            "nested more than {MAX_DEPTH} levels deep (a circular reference?)"
+        )));
+    }
+    // Exact types first: they are nearly everything, and need no look into a class.
+    if let Ok(text) = value.cast_exact::<PyString>() {
+        return write_text(text, out);
+    }
+    if let Ok(dict) = value.cast_exact::<PyDict>() {
+        return encode_dict(dict, out, depth);
+    }
+    if let Ok(int) = value.cast_exact::<PyInt>() {
+        return write_int(int, out);
+    }
+    if value.is_none() {
+        out.extend_from_slice(b"null");
+        return Ok(());
+    }
+    if let Ok(boolean) = value.cast_exact::<PyBool>() {
+        out.extend_from_slice(if boolean.is_true() { b"true" } else { b"false" });
+        return Ok(());
+    }
+    if let Ok(float) = value.cast_exact::<PyFloat>() {
+        return write_float(float.value(), out);
+    }
+    if let Ok(list) = value.cast_exact::<PyList>() {
+        return encode_items(list.iter(), out, depth);
+    }
+    if let Ok(tuple) = value.cast_exact::<PyTuple>() {
+        return encode_items(tuple.iter(), out, depth);
+    }
+    encode_other(value, out, depth)
+}
+
+/// Everything that is not one of JSON's own types.
+fn encode_other(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded {
+    let py = value.py();
+    let kind = value.get_type();
+    if value.is_instance_of::<PyType>() {
+        return Err(type_error(format!(
+            "cannot encode the class {}",
+            type_name(value.cast().map_err(PyErr::from)?)
+        )));
+    }
+    if kind.hasattr(intern!(py, "model_dump_json"))? {
+        let text = value.call_method0(intern!(py, "model_dump_json"))?;
+        return embed(&text, out);
+    }
+    if value.is_instance(class(py, &ENUM, "enum", "Enum")?)? {
+        return encode(&value.getattr(intern!(py, "value"))?, out, depth + 1);
+    }
+    if kind.hasattr(intern!(py, "__dataclass_fields__"))? {
+        return encode_dataclass(value, out, depth);
+    }
+    if kind.hasattr(intern!(py, "__struct_fields__"))? {
+        return encode_struct(value, out, depth);
+    }
+    if let Ok(text) = value.cast::<PyString>() {
+        return write_text(text, out);
+    }
+    if let Ok(int) = value.cast::<PyInt>() {
+        return write_int(int, out);
+    }
+    if let Ok(float) = value.cast::<PyFloat>() {
+        return write_float(float.value(), out);
+    }
+    if let Ok(dict) = value.cast::<PyDict>() {
+        return encode_dict(dict, out, depth);
+    }
+    if let Some(text) = scalar_text(value)? {
+        return write_text(&text, out);
+    }
+    let is_collection = value.is_instance_of::<PyList>()
+        || value.is_instance_of::<PyTuple>()
+        || value.is_instance_of::<PySet>()
+        || value.is_instance_of::<PyFrozenSet>()
+        || value.is_instance(class(py, &DEQUE, "collections", "deque")?)?;
+    if is_collection {
+        // A copy: the original may change while user code runs below.
+        let items = value.try_iter()?.collect::<PyResult<Vec<_>>>()?;
+        return encode_items(items.into_iter(), out, depth);
+    }
+    if value.is_instance(class(py, &MAPPING, "collections.abc", "Mapping")?)? {
+        let dict = PyDict::new(py);
+        dict.update(value.cast().map_err(PyErr::from)?)?;
+        return encode_dict(&dict, out, depth);
+    }
+    Err(type_error(format!("cannot encode {} as JSON", type_name(&kind))))
+}
+
+/// What pydantic writes as a string: dates and times, UUID, Decimal, paths, addresses, text in bytes.
+fn scalar_text<'py>(value: &Bound<'py, PyAny>) -> Result<Option<Bound<'py, PyString>>, Failure> {
+    let py = value.py();
+    if value.is_instance_of::<PyDateTime>() || value.is_instance_of::<PyTime>() {
+        let text: String = value.call_method0(intern!(py, "isoformat"))?.extract()?;
+        let text =
+            text.strip_suffix("+00:00").map_or_else(|| text.clone(), |start| format!("{start}Z"));
+        return Ok(Some(PyString::new(py, &text)));
+    }
+    if value.is_instance_of::<PyDate>() {
+        return Ok(Some(
+            value.call_method0(intern!(py, "isoformat"))?.cast_into().map_err(PyErr::from)?,
+        ));
+    }
+    if let Ok(delta) = value.cast::<PyDelta>() {
+        return Ok(Some(PyString::new(py, &duration(delta)?)));
+    }
+    let bytes = value.cast::<PyBytes>().map(|bytes| bytes.as_bytes().to_vec());
+    if let Ok(bytes) = bytes.or_else(|_| value.cast::<PyByteArray>().map(|bytes| bytes.to_vec())) {
+        let text = std::str::from_utf8(&bytes);
+        let text = text.map_err(|error| {
+            value_error(format!("bytes that are not UTF-8 at byte {}", error.valid_up_to()))
+        })?;
+        return Ok(Some(PyString::new(py, text)));
+    }
+    for (cell, module, name) in &TEXT_CLASSES {
+        if value.is_instance(class(py, cell, module, name)?)? {
+            return Ok(Some(value.str()?));
+        }
+    }
+    Ok(None)
+}
+
+fn duration(delta: &Bound<'_, PyDelta>) -> PyResult<String> {
+    let py = delta.py();
+    let field = |name| -> PyResult<i64> { delta.getattr(name)?.extract() };
+    let days = field(intern!(py, "days"))?;
+    let micros = i128::from(days) * 86_400_000_000
+        + i128::from(field(intern!(py, "seconds"))?) * 1_000_000
+        + i128::from(field(intern!(py, "microseconds"))?);
+    Ok(iso_duration(micros))
+}
+
+/// An ISO 8601 duration as pydantic writes it.
+fn iso_duration(micros: i128) -> String {
+    let sign = if micros < 0 { "-" } else { "" };
+    let micros = micros.unsigned_abs();
+    let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let (hours, minutes, seconds) = (rest / 3600, rest % 3600 / 60, rest % 60);
+    let mut text = format!("{sign}P");
+    let part = |amount: u128, unit: &str, text: &mut String| {
+        if amount > 0 {
+            text.push_str(&format!("{amount}{unit}"));
+        }
+    };
+    part(days, "D", &mut text);
+    if hours + minutes + seconds + fraction > 0 || days == 0 {
+        text.push('T');
+        part(hours, "H", &mut text);
+        part(minutes, "M", &mut text);
+        if fraction > 0 {
+            let digits = format!("{fraction:06}");
+            text.push_str(&format!("{seconds}.{}S", digits.trim_end_matches('0')));
+        } else if seconds > 0 || hours + minutes == 0 {
+            text.push_str(&format!("{seconds}S"));
+        }
+    }
+    text
+}
+
+fn encode_items<'py>(
+    items: impl Iterator<Item = Bound<'py, PyAny>>,
+    out: &mut Vec<u8>,
+    depth: usize,
+) -> Encoded {
+    out.push(b'[');
+    for (index, item) in items.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        encode(&item, out, depth + 1).map_err(|failure| failure.under(|| format!("[{index}]")))?;
+    }
+    out.push(b']');
+    Ok(())
+}
+
+fn encode_dict(dict: &Bound<'_, PyDict>, out: &mut Vec<u8>, depth: usize) -> Encoded {
+    out.push(b'{');
+    // A list of the items: user code that runs below may change the dict.
+    for (index, item) in dict.items().iter().enumerate() {
+        let (key, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
+        if index > 0 {
+            out.push(b',');
+        }
+        let step =
+            || key.repr().map_or_else(|_| "[?]".to_owned(), |key| format!("[{}]", quoted(&key)));
+        write_key(&key, out, depth).map_err(|failure| failure.under(step))?;
+        out.push(b':');
+        encode(&value, out, depth + 1).map_err(|failure| failure.under(step))?;
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+/// A key as it would be written in Python, with double quotes.
+fn quoted(repr: &Bound<'_, PyString>) -> String {
+    let text = repr.to_string();
+    match text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')) {
+        Some(inner) if !inner.contains(['"', '\\']) => format!("\"{inner}\""),
+        _ => text,
+    }
+}
+
+/// JSON has only string keys; what else may be one is written as pydantic does.
+fn write_key(key: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded {
+    let py = key.py();
+    if let Ok(text) = key.cast_exact::<PyString>() {
+        return write_text(text, out);
+    }
+    if depth > MAX_DEPTH {
+        return Err(value_error("a key nested too deeply"));
+    }
+    if key.is_instance(class(py, &ENUM, "enum", "Enum")?)? {
+        return write_key(&key.getattr(intern!(py, "value"))?, out, depth + 1);
+    }
+    if let Ok(text) = key.cast::<PyString>() {
+        return write_text(text, out);
+    }
+    let mut plain = Vec::new();
+    if key.is_none() {
+        plain.extend_from_slice(b"None");
+    } else if key.is_instance_of::<PyBool>()
+        || key.is_instance_of::<PyInt>()
+        || key.is_instance_of::<PyFloat>()
+    {
+        encode(key, &mut plain, depth)?;
+    } else if let Some(text) = scalar_text(key)? {
+        return write_text(&text, out);
+    } else {
+        return Err(type_error(format!(
+            "cannot use {} as a key in JSON",
+            type_name(&key.get_type())
+        )));
+    }
+    out.push(b'"');
+    out.append(&mut plain);
+    out.push(b'"');
+    Ok(())
+}
+
+fn encode_dataclass(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded {
+    let py = value.py();
+    let fields = class(py, &FIELDS, "dataclasses", "fields")?.call1((value,))?;
+    let names =
+        fields.try_iter()?.map(|field| field?.getattr(intern!(py, "name"))?.extract::<String>());
+    let names = names.collect::<PyResult<Vec<_>>>()?;
+    let pairs = names.into_iter().map(|name| (name.clone(), name));
+    encode_attributes(value, pairs, out, depth)
+}
+
+/// A `msgspec.Struct`, with the names and the tag that msgspec would encode.
+fn encode_struct(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded {
+    let py = value.py();
+    let kind = value.get_type();
+    let config = kind.getattr(intern!(py, "__struct_config__"))?;
+    let names: Vec<String> = kind.getattr(intern!(py, "__struct_fields__"))?.extract()?;
+    let shown: Vec<String> = kind.getattr(intern!(py, "__struct_encode_fields__"))?.extract()?;
+    let tag = config.getattr(intern!(py, "tag"))?;
+    if config.getattr(intern!(py, "array_like"))?.is_truthy()? {
+        let mut items = if tag.is_none() { Vec::new() } else { vec![tag] };
+        for name in &names {
+            items.push(value.getattr(name.as_str())?);
+        }
+        return encode_items(items.into_iter(), out, depth);
+    }
+    let dict = PyDict::new(py);
+    if !tag.is_none() {
+        dict.set_item(config.getattr(intern!(py, "tag_field"))?, tag)?;
+    }
+    if dict.is_empty() {
+        return encode_attributes(value, names.into_iter().zip(shown), out, depth);
+    }
+    for (name, shown) in names.into_iter().zip(shown) {
+        dict.set_item(shown, value.getattr(name.as_str())?)?;
+    }
+    encode_dict(&dict, out, depth)
+}
+
+fn encode_attributes(
+    value: &Bound<'_, PyAny>,
+    names: impl Iterator<Item = (String, String)>,
+    out: &mut Vec<u8>,
+    depth: usize,
+) -> Encoded {
+    let py = value.py();
+    out.push(b'{');
+    for (index, (name, shown)) in names.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_text(&PyString::new(py, &shown), out)?;
+        out.push(b':');
+        let step = || format!(".{name}");
+        let attribute =
+            value.getattr(name.as_str()).map_err(|error| Failure::from(error).under(step))?;
+        encode(&attribute, out, depth + 1).map_err(|failure| failure.under(step))?;
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+/// What `model_dump_json` returned: taken at its word if it is a str, checked if it is bytes.
+fn embed(text: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Encoded {
+    let bytes = match text.cast::<PyString>() {
+        Ok(text) => text.to_str()?.as_bytes(),
+        Err(_) => text
+            .cast::<PyBytes>()
+            .map_err(|_| {
+                type_error(format!(
+                    "model_dump_json() returned {}, not str",
+                    type_name(&text.get_type())
+                ))
+            })?
+            .as_bytes(),
+    };
+    message::check_json(bytes)
+        .map_err(|why| value_error(format!("model_dump_json() returned no JSON: {why}")))?;
+    out.extend_from_slice(bytes);
+    Ok(())
+}
+
+fn write_text(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Encoded {
+    let text =
+        text.to_str().map_err(|_| value_error("a str with a lone surrogate has no UTF-8 form"))?;
+    serde_json::to_writer(out, text).map_err(|error| value_error(error.to_string()))
+}
+
+fn write_int(int: &Bound<'_, PyInt>, out: &mut Vec<u8>) -> Encoded {
+    if let Ok(small) = int.extract::<i64>() {
+        return serde_json::to_writer(out, &small).map_err(|error| value_error(error.to_string()));
+    }
+    // `int.__repr__`: a subclass may print itself otherwise.
+    let digits =
+        int.py().get_type::<PyInt>().call_method1(intern!(int.py(), "__repr__"), (int,))?;
+    out.extend_from_slice(digits.cast::<PyString>().map_err(PyErr::from)?.to_str()?.as_bytes());
+    Ok(())
+}
+
+fn write_float(float: f64, out: &mut Vec<u8>) -> Encoded {
+    if !float.is_finite() {
+        let shown = if float.is_nan() {
+            "nan"
+        } else if float > 0.0 {
+            "inf"
+        } else {
+            "-inf"
+        };
+        return Err(value_error(format!("{shown} has no JSON form")));
+    }
+    serde_json::to_writer(out, &float).map_err(|error| value_error(error.to_string()))
+}
+
+type Class = PyOnceLock<Py<PyAny>>;
+static ENUM: Class = PyOnceLock::new();
+static DEQUE: Class = PyOnceLock::new();
+static MAPPING: Class = PyOnceLock::new();
+static FIELDS: Class = PyOnceLock::new();
+static UUID: Class = PyOnceLock::new();
+static DECIMAL: Class = PyOnceLock::new();
+static PATH: Class = PyOnceLock::new();
+static ADDRESS: Class = PyOnceLock::new();
+static NETWORK: Class = PyOnceLock::new();
+
+/// Classes whose `str()` is what pydantic writes.
+static TEXT_CLASSES: [(&Class, &str, &str); 5] = [
+    (&UUID, "uuid", "UUID"),
+    (&DECIMAL, "decimal", "Decimal"),
+    (&PATH, "pathlib", "PurePath"),
+    (&ADDRESS, "ipaddress", "_BaseAddress"),
+    (&NETWORK, "ipaddress", "_BaseNetwork"),
+];
+
+fn class<'py>(
+    py: Python<'py>,
+    cell: &'static Class,
+    module: &str,
+    name: &str,
+) -> PyResult<&'py Bound<'py, PyAny>> {
+    cell.get_or_try_init(py, || py.import(module)?.getattr(name).map(Bound::unbind))
+        .map(|class| class.bind(py))
+}
+
+/// Module and name, as Python shows a type.
+fn type_name(kind: &Bound<'_, PyType>) -> String {
+    kind.fully_qualified_name().map_or_else(|_| "an object".to_owned(), |name| format!("{name}"))
+}

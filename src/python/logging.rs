@@ -1,0 +1,27 @@
+//! Lines of the core's journal, and the binding's own, to Python's `logging`, logger `fanwire`.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::journal::{Journal, Level};
+
+/// Logs one line. What a handler of the application raises goes to `sys.unraisablehook`.
+pub fn log(py: Python<'_>, level: Level, text: &str) {
+    static LOG: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let logged = LOG
+        .get_or_try_init(py, || -> PyResult<_> {
+            let logger = py.import("logging")?.call_method1("getLogger", ("fanwire",))?;
+            Ok(logger.getattr("log")?.unbind())
+        })
+        .and_then(|log| log.call1(py, (level as u8, "%s", text)));
+    if let Err(error) = logged {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Logs what the core has to say.
+pub fn drain(py: Python<'_>, journal: &Journal) {
+    for line in journal.drain() {
+        log(py, line.level, &line.text);
+    }
+}

@@ -1,0 +1,502 @@
+//! `ConnectionManager`: the maps in Rust, the connections in a slab beside them.
+
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PySet, PyTuple};
+
+use super::bridge::{self, Bridge};
+use super::encode;
+use super::errors::{self, Doing};
+use super::logging;
+use super::operation::{Operation, Step};
+use super::pump::{self, Pumps};
+use super::views::MapView;
+use crate::channel::Address;
+use crate::journal::Level;
+use crate::lane::{LaneId, LaneLimits};
+use crate::message::Message;
+use crate::post::Reply;
+use crate::registry::Map;
+use crate::router::{self, Router};
+
+/// Close code and reason of the replaced code's `disconnect_all`.
+const RELOADING: (u16, &str) = (1012, "Server reloading");
+/// Close code and reason for a connection that lets too much wait.
+const SLOW: (u16, &str) = (1013, "slow consumer");
+/// How long a connection may take to close before it is left alone, in seconds.
+const CLOSE_TIMEOUT: f64 = 5.0;
+
+/// What a manager is, apart from its Python object: shared with publishers, pumps and views.
+pub struct ManagerState {
+    pub router: Arc<Router>,
+    pub pumps: Pumps,
+    /// Connections by lane index, with the generation of the lane they belong to.
+    connections: Mutex<Vec<Option<(u32, Py<PyAny>)>>>,
+    /// Packed lane id by connection. A dict, because "the same connection" is what Python says it is.
+    ids: Py<PyDict>,
+}
+
+impl ManagerState {
+    fn new(py: Python<'_>, limits: LaneLimits) -> Arc<Self> {
+        let router = Router::new(limits);
+        let ids = PyDict::new(py).unbind();
+        let connections = Mutex::default();
+        let state = Arc::new(Self { router, pumps: Pumps::default(), connections, ids });
+        let owner: Weak<Self> = Arc::downgrade(&state);
+        state.router.set_owner(owner);
+        state
+    }
+
+    /// The connection that belongs to an open lane.
+    pub fn connection(&self, py: Python<'_>, id: LaneId) -> Option<Py<PyAny>> {
+        let connections = self.connections.lock();
+        let (generation, connection) = connections.get(id.index as usize)?.as_ref()?;
+        (*generation == id.generation).then(|| connection.clone_ref(py))
+    }
+
+    fn lane_of(&self, connection: &Bound<'_, PyAny>) -> PyResult<Option<LaneId>> {
+        let id = self.ids.bind(connection.py()).get_item(connection)?;
+        id.map(|id| id.extract().map(LaneId::unpack)).transpose()
+    }
+
+    fn connect(&self, user_id: &str, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = connection.py();
+        let bridge = bridge::running(py)?;
+        loop {
+            if let Some(id) = self.lane_of(connection)? {
+                if self.router.connect(user_id, id, &bridge.mailbox) {
+                    return Ok(());
+                }
+                self.forget(py, id, connection)?; // given up a moment ago
+            }
+            let id = self.router.open(&bridge.mailbox);
+            {
+                let mut connections = self.connections.lock();
+                let index = id.index as usize;
+                if connections.len() <= index {
+                    connections.resize_with(index + 1, || None);
+                }
+                connections[index] = Some((id.generation, connection.clone().unbind()));
+            }
+            // Another thread may have come first, or the connection may turn out to be unhashable.
+            let kept =
+                self.ids.bind(py).call_method1(intern!(py, "setdefault"), (connection, id.pack()));
+            match kept.and_then(|kept| kept.extract::<u64>()) {
+                Ok(kept) if kept == id.pack() => {}
+                other => {
+                    self.router.close(id);
+                    drop(self.take_connection(id));
+                    other?;
+                }
+            }
+        }
+    }
+
+    fn disconnect(&self, user_id: &str, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+        let id = self.lane_of(connection)?;
+        let closed = self.router.disconnect(user_id, id);
+        match id {
+            Some(id) if closed => self.forget(connection.py(), id, connection),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets go of a connection whose lane is gone.
+    fn forget(&self, py: Python<'_>, id: LaneId, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+        drop(self.take_connection(id));
+        let ids = self.ids.bind(py);
+        // Only if it has not been connected anew meanwhile.
+        if self.lane_of(connection)? == Some(id) {
+            ids.del_item(connection)?;
+        }
+        Ok(())
+    }
+
+    fn take_connection(&self, id: LaneId) -> Option<Py<PyAny>> {
+        let mut connections = self.connections.lock();
+        let entry = connections.get_mut(id.index as usize)?;
+        if entry.as_ref()?.0 != id.generation {
+            return None;
+        }
+        entry.take().map(|(_, connection)| connection)
+    }
+
+    /// Gives up a connection whose send failed.
+    pub fn fail(&self, py: Python<'_>, id: LaneId, error: &PyErr) {
+        if !self.router.close(id) {
+            return;
+        }
+        self.router.stats.send_failed.add(1);
+        self.router.stats.dropped.add(1);
+        let name =
+            error.get_type(py).name().map_or_else(|_| "error".to_owned(), |name| name.to_string());
+        logging::log(
+            py,
+            Level::Info,
+            &format!(
+                "a connection's send failed, it was disconnected: {name}: {}",
+                error.value(py)
+            ),
+        );
+        if let Some(connection) = self.connection(py, id) {
+            if let Err(error) = self.forget(py, id, connection.bind(py)) {
+                error.write_unraisable(py, None);
+            }
+        }
+    }
+
+    fn take_all(&self, py: Python<'_>) -> Vec<Py<PyAny>> {
+        let lanes = self.router.close_all();
+        self.ids.bind(py).clear();
+        lanes.into_iter().filter_map(|id| self.take_connection(id)).collect()
+    }
+
+    /// Ends connections whose lanes overflowed: their send is cancelled, and a close is attempted.
+    fn end_given_up(&self, py: Python<'_>, bridge: &Arc<Bridge>) -> PyResult<()> {
+        for id in self.router.take_given_up(&bridge.mailbox) {
+            let connection = self.connection(py, id);
+            if let Some(task) = self.pumps.task_of(py, id) {
+                task.call_method0(py, intern!(py, "cancel"))?;
+            }
+            if let Some(connection) = connection {
+                self.forget(py, id, connection.bind(py))?;
+                logging::log(
+                    py,
+                    Level::Warning,
+                    "too much waited for a connection: disconnected as a slow consumer",
+                );
+                let close_later = py.import("fanwire._closing")?.getattr("close_later")?;
+                close_later.call1((connection, SLOW.0, SLOW.1, CLOSE_TIMEOUT))?;
+            }
+            self.router.release(id);
+        }
+        Ok(())
+    }
+
+    /// The connections of a user, for inspection.
+    pub fn connections_of(&self, py: Python<'_>, user_id: &str) -> Option<Vec<Py<PyAny>>> {
+        let lanes = self.router.connections_of(user_id)?;
+        Some(lanes.into_iter().filter_map(|id| self.connection(py, id)).collect())
+    }
+}
+
+/// Lanes of this router have something to do on this loop.
+pub fn on_ready(py: Python<'_>, router: &Arc<Router>, bridge: &Arc<Bridge>) -> PyResult<()> {
+    // A manager that is gone has no connections.
+    let Some(state) = router.owner().and_then(|owner| owner.downcast::<ManagerState>().ok()) else {
+        return Ok(());
+    };
+    state.end_given_up(py, bridge)?;
+    pump::start(py, &state, bridge)
+}
+
+/// Who is connected to this process, and who watches which upload. The maps live in Rust.
+///
+/// Args:
+///     max_queued_messages: how many messages may wait for one connection (default 1,024).
+///     max_queued_bytes: how many bytes of payload may wait for one connection (default 4 MiB).
+///
+/// A connection that lets more than that wait is disconnected and counted; nobody else notices.
+///
+/// Raises:
+///     fanwire.errors.ConfigError: a limit is zero.
+#[pyclass(frozen, subclass, dict, weakref, module = "fanwire._core")]
+pub struct ConnectionManager {
+    state: PyOnceLock<Arc<ManagerState>>,
+}
+
+impl ConnectionManager {
+    pub fn state(&self, py: Python<'_>) -> PyResult<&Arc<ManagerState>> {
+        let missing = || {
+            PyRuntimeError::new_err("ConnectionManager.__init__() was not called by its subclass")
+        };
+        self.state.get(py).ok_or_else(missing)
+    }
+
+    fn send(
+        &self,
+        py: Python<'_>,
+        name: &'static str,
+        id: PyBackedStr,
+        to_user: bool,
+        message: &Bound<'_, PyAny>,
+    ) -> PyResult<Operation> {
+        let state = Arc::clone(self.state(py)?);
+        let payload = Message::new(encode::to_text(message)?);
+        Ok(Operation::new(name, move |py| {
+            let bridge = bridge::running(py)?;
+            let (future, token) = bridge.wait(py, Doing::Tolerating)?;
+            let address =
+                if to_user { Address::User(id.as_bytes()) } else { Address::Upload(id.as_bytes()) };
+            state.router.send(
+                address,
+                &payload,
+                Reply::on_drop(Arc::clone(&bridge.mailbox), token),
+            );
+            Ok(Step::Wait(future))
+        }))
+    }
+}
+
+#[pymethods]
+impl ConnectionManager {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self { state: PyOnceLock::new() }
+    }
+
+    #[pyo3(signature = (*, max_queued_messages=1024, max_queued_bytes=4_194_304))]
+    fn __init__(
+        &self,
+        py: Python<'_>,
+        max_queued_messages: usize,
+        max_queued_bytes: usize,
+    ) -> PyResult<()> {
+        for (name, limit) in
+            [("max_queued_messages", max_queued_messages), ("max_queued_bytes", max_queued_bytes)]
+        {
+            if limit == 0 {
+                return Err(errors::new(py, "ConfigError", format!("{name} must be at least 1")));
+            }
+        }
+        let limits = LaneLimits { messages: max_queued_messages, bytes: max_queued_bytes };
+        self.state.get_or_init(py, || ManagerState::new(py, limits));
+        Ok(())
+    }
+
+    /// User id to the set of that user's connections here.
+    #[getter]
+    fn user_connections(&self, py: Python<'_>) -> PyResult<MapView> {
+        Ok(MapView::new(Arc::clone(self.state(py)?), Map::UserConnections))
+    }
+
+    /// Upload id to the set of ids of the users who watch it here.
+    #[getter]
+    fn upload_subscribers(&self, py: Python<'_>) -> PyResult<MapView> {
+        Ok(MapView::new(Arc::clone(self.state(py)?), Map::UploadSubscribers))
+    }
+
+    /// User id to the set of ids of the uploads the user watches.
+    #[getter]
+    fn user_subscriptions(&self, py: Python<'_>) -> PyResult<MapView> {
+        Ok(MapView::new(Arc::clone(self.state(py)?), Map::UserSubscriptions))
+    }
+
+    /// Registers a connection of a user. The same connection counts once.
+    ///
+    /// Args:
+    ///     user_id: any str.
+    ///     websocket: hashable, with async `send_text(str)` and `close(code, reason)`. It is served on
+    ///         the event loop that runs this.
+    ///
+    /// Raises:
+    ///     TypeError: the id is not a str, or the connection is not hashable.
+    fn connect(
+        &self,
+        py: Python<'_>,
+        user_id: PyBackedStr,
+        websocket: Py<PyAny>,
+    ) -> PyResult<Operation> {
+        let state = Arc::clone(self.state(py)?);
+        Ok(Operation::new("ConnectionManager.connect", move |py| {
+            state.connect(&user_id, websocket.bind(py)).map(|()| Step::Done)
+        }))
+    }
+
+    /// Takes a connection out, and with the user's last one all subscriptions of the user. One that is
+    /// not registered is no error.
+    ///
+    /// Args:
+    ///     user_id: the id it was registered with.
+    ///     websocket: the connection. It is not closed.
+    fn disconnect(
+        &self,
+        py: Python<'_>,
+        user_id: PyBackedStr,
+        websocket: Py<PyAny>,
+    ) -> PyResult<Operation> {
+        let state = Arc::clone(self.state(py)?);
+        Ok(Operation::new("ConnectionManager.disconnect", move |py| {
+            state.disconnect(&user_id, websocket.bind(py)).map(|()| Step::Done)
+        }))
+    }
+
+    /// Makes a user watch an upload: what is published for it reaches the user's connections here.
+    ///
+    /// Args:
+    ///     user_id: any str; the user need not be connected yet.
+    ///     upload_id: any str.
+    fn subscribe_upload(
+        &self,
+        py: Python<'_>,
+        user_id: PyBackedStr,
+        upload_id: PyBackedStr,
+    ) -> PyResult<Operation> {
+        let state = Arc::clone(self.state(py)?);
+        Ok(Operation::new("ConnectionManager.subscribe_upload", move |_| {
+            state.router.subscribe(&user_id, &upload_id);
+            Ok(Step::Done)
+        }))
+    }
+
+    /// Makes a user stop watching an upload. One that is not watched is no error.
+    ///
+    /// Args:
+    ///     user_id: any str.
+    ///     upload_id: any str.
+    fn unsubscribe_upload(
+        &self,
+        py: Python<'_>,
+        user_id: PyBackedStr,
+        upload_id: PyBackedStr,
+    ) -> PyResult<Operation> {
+        let state = Arc::clone(self.state(py)?);
+        Ok(Operation::new("ConnectionManager.unsubscribe_upload", move |_| {
+            state.router.unsubscribe(&user_id, &upload_id);
+            Ok(Step::Done)
+        }))
+    }
+
+    /// Sends to every connection that a user has in this process, side by side. Done when each send
+    /// has finished or failed; a connection whose send fails is disconnected.
+    ///
+    /// Args:
+    ///     user_id: any str.
+    ///     message: as for `UploadProgressPublisher.publish_progress`; it is encoded at this call.
+    ///
+    /// Raises:
+    ///     TypeError, ValueError: the message cannot be encoded; the text says where in it.
+    fn send_to_user(
+        &self,
+        user_id: PyBackedStr,
+        message: &Bound<'_, PyAny>,
+    ) -> PyResult<Operation> {
+        self.send(message.py(), "ConnectionManager.send_to_user", user_id, true, message)
+    }
+
+    /// Sends to every connection of every user who watches an upload in this process, as
+    /// `send_to_user` does.
+    ///
+    /// Args:
+    ///     upload_id: any str.
+    ///     message: as for `UploadProgressPublisher.publish_progress`.
+    ///
+    /// Raises:
+    ///     TypeError, ValueError: the message cannot be encoded; the text says where in it.
+    fn send_to_upload_subscribers(
+        &self,
+        upload_id: PyBackedStr,
+        message: &Bound<'_, PyAny>,
+    ) -> PyResult<Operation> {
+        self.send(
+            message.py(),
+            "ConnectionManager.send_to_upload_subscribers",
+            upload_id,
+            false,
+            message,
+        )
+    }
+
+    /// The ids of the users who watch an upload here: a copy.
+    fn get_upload_subscriber_ids<'py>(
+        &self,
+        py: Python<'py>,
+        upload_id: PyBackedStr,
+    ) -> PyResult<Bound<'py, PySet>> {
+        let copy = |ids: Vec<&str>| ids.into_iter().map(String::from).collect::<Vec<_>>();
+        let ids =
+            self.state(py)?.router.inspect(|registry| registry.watchers(&upload_id).map(copy));
+        PySet::new(py, ids.unwrap_or_default())
+    }
+
+    /// Closes every connection with code 1012, "Server reloading", side by side, and clears all maps.
+    /// Errors while closing are ignored; a connection that does not close within 5 s is left alone.
+    fn disconnect_all(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let close_all = py.import("fanwire._closing")?.getattr("close_all")?;
+        let connections = TakeAll { state: Arc::clone(slf.get().state(py)?) };
+        Ok(close_all.call1((connections, RELOADING.0, RELOADING.1, CLOSE_TIMEOUT))?.unbind())
+    }
+
+    /// Counters and gauges of deliveries to local connections, by name.
+    pub fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = PyDict::new(py);
+        add_stats(self.state(py)?, &stats)?;
+        Ok(stats)
+    }
+}
+
+/// Adds a manager's figures to a dict.
+pub fn add_stats(state: &ManagerState, into: &Bound<'_, PyDict>) -> PyResult<()> {
+    for (name, value) in state.router.stats.snapshot() {
+        into.set_item(name, value)?;
+    }
+    let gauges = state.router.gauges();
+    into.set_item("lanes", gauges.lanes)?;
+    into.set_item("queued_messages", gauges.queued_messages)?;
+    into.set_item("queued_bytes", gauges.queued_bytes)
+}
+
+/// An iterable that empties the manager when it is iterated, which is when the coroutine runs.
+#[pyclass(frozen, module = "fanwire._core", name = "_TakeAll")]
+struct TakeAll {
+    state: Arc<ManagerState>,
+}
+
+#[pymethods]
+impl TakeAll {
+    fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let connections = self.state.take_all(py);
+        Ok(pyo3::types::PyList::new(py, connections)?.try_iter()?.into_any())
+    }
+}
+
+static CURRENT: Mutex<Option<Py<ConnectionManager>>> = Mutex::new(None);
+
+/// Makes the process-wide manager and returns it. One made before is replaced, not closed.
+///
+/// Args:
+///     options: as for `ConnectionManager`.
+#[pyfunction]
+#[pyo3(signature = (**options))]
+pub fn init_manager(
+    py: Python<'_>,
+    options: Option<&Bound<'_, PyDict>>,
+) -> PyResult<Py<ConnectionManager>> {
+    let manager =
+        py.get_type::<ConnectionManager>().call((), options)?.cast_into::<ConnectionManager>()?;
+    router::set_current(Arc::clone(&manager.get().state(py)?.router));
+    let old = CURRENT.lock().replace(manager.clone().unbind());
+    drop(old); // without the lock: the end of its connections may run Python
+    Ok(manager.unbind())
+}
+
+/// The process-wide manager.
+///
+/// Raises:
+///     RuntimeError: `init_manager()` has not been called.
+#[pyfunction]
+pub fn get_manager(py: Python<'_>) -> PyResult<Py<ConnectionManager>> {
+    let current = CURRENT.lock().as_ref().map(|manager| manager.clone_ref(py));
+    current.ok_or_else(|| {
+        PyRuntimeError::new_err("ConnectionManager not initialized. Call init_manager()")
+    })
+}
+
+/// The state of a manager given by a user, with a clear error for anything else.
+pub fn state_of(manager: &Bound<'_, PyAny>) -> PyResult<Arc<ManagerState>> {
+    let Ok(manager) = manager.cast::<ConnectionManager>() else {
+        let kind = manager.get_type().name()?;
+        return Err(PyTypeError::new_err(format!(
+            "manager must be a fanwire.ConnectionManager, not {kind}"
+        )));
+    };
+    manager.get().state(manager.py()).cloned()
+}

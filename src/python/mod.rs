@@ -1,0 +1,63 @@
+//! The Python module: classes, functions, and the fork hooks.
+
+mod bridge;
+mod encode;
+mod errors;
+mod ffi;
+mod logging;
+mod manager;
+mod operation;
+mod publisher;
+mod pump;
+mod views;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::runtime;
+
+/// The native module of fanwire. Import its names from `fanwire`.
+#[pymodule]
+mod _core {
+    use super::*;
+
+    #[pymodule_export]
+    use super::manager::{ConnectionManager, get_manager, init_manager};
+    #[pymodule_export]
+    use super::operation::Operation;
+    #[pymodule_export]
+    use super::publisher::{UploadProgressPublisher, get_publisher, init_publisher};
+    #[pymodule_export]
+    use super::views::MapView;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module
+            .add("__build_profile__", if cfg!(debug_assertions) { "debug" } else { "release" })?;
+        let abc = py.import("collections.abc")?;
+        abc.getattr("Mapping")?.call_method1("register", (module.getattr("MapView")?,))?;
+        let hooks = PyDict::new(py);
+        hooks.set_item("before", wrap_pyfunction!(before_fork, module)?)?;
+        hooks.set_item("after_in_parent", wrap_pyfunction!(after_fork_in_parent, module)?)?;
+        hooks.set_item("after_in_child", wrap_pyfunction!(after_fork_in_child, module)?)?;
+        py.import("os")?.call_method("register_at_fork", (), Some(&hooks))?;
+        Ok(())
+    }
+}
+
+#[pyfunction]
+fn before_fork() {
+    runtime::before_fork();
+}
+
+#[pyfunction]
+fn after_fork_in_parent() {
+    runtime::after_fork_in_parent();
+}
+
+#[pyfunction]
+fn after_fork_in_child() {
+    runtime::after_fork_in_child();
+}

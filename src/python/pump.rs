@@ -1,0 +1,405 @@
+//! The Task that empties lanes: one walks all ready lanes of a loop and awaits each send.
+//!
+//! A Task per delivery costs 3 us and waking one per lane 1.6 us; one Task that walks costs 0.1 us a
+//! delivery. When a send suspends, this Task stays with its lane and another takes the rest, so a
+//! slow connection delays nobody, and Tasks exist only where something waits. User code always runs in
+//! a real Task: `asyncio.timeout`, `current_task()`, cancellation and anyio work in it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyException, PyRuntimeError, PyStopIteration};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::iterator::PySendResult;
+use pyo3::types::{PyString, PyType};
+
+use super::bridge::Bridge;
+use super::ffi;
+use super::manager::ManagerState;
+use super::operation::thrown;
+use crate::lane::{Entry, LaneId};
+use crate::message::Payload;
+
+/// Lanes taken at once: one lock for so many deliveries.
+const LANES_AT_ONCE: usize = 64;
+/// How long a pump runs before the loop's other work has its turn.
+const SLICE: Duration = Duration::from_millis(1);
+/// Deliveries between two looks at the clock.
+const LOOK_EVERY: u32 = 8;
+
+/// The pump Tasks of a manager that wait for a send, by the lane they stay with.
+#[derive(Default)]
+pub struct Pumps(Mutex<HashMap<LaneId, Py<PyAny>>>);
+
+impl Pumps {
+    /// The Task that waits for the send of a lane.
+    pub fn task_of(&self, py: Python<'_>, id: LaneId) -> Option<Py<PyAny>> {
+        self.0.lock().get(&id).map(|task| task.clone_ref(py))
+    }
+}
+
+/// Starts a pump if lanes are ready.
+pub fn start(py: Python<'_>, state: &Arc<ManagerState>, bridge: &Arc<Bridge>) -> PyResult<()> {
+    let mut batch = Vec::new();
+    state.router.take(&bridge.mailbox, &mut Vec::new(), LANES_AT_ONCE, &mut batch);
+    if batch.is_empty() { Ok(()) } else { spawn(py, state, bridge, batch.into()) }
+}
+
+fn spawn(
+    py: Python<'_>,
+    state: &Arc<ManagerState>,
+    bridge: &Arc<Bridge>,
+    batch: VecDeque<(LaneId, Entry)>,
+) -> PyResult<()> {
+    let work = Work {
+        state: Arc::clone(state),
+        bridge: Arc::clone(bridge),
+        batch,
+        done: Vec::new(),
+        current: None,
+        text: None,
+        delivered: 0,
+        retired: false,
+    };
+    let pump = Pump { work: Mutex::new(Some(Box::new(work))) };
+    bridge.event_loop(py)?.call_method1(intern!(py, "create_task"), (pump,))?;
+    Ok(())
+}
+
+/// A send that has suspended.
+struct Current {
+    lane: LaneId,
+    /// Kept until the send has ended: its ticket tells who waits for it.
+    _entry: Entry,
+    awaiting: Py<PyAny>,
+}
+
+struct Work {
+    state: Arc<ManagerState>,
+    bridge: Arc<Bridge>,
+    /// Taken from the router, not sent yet.
+    batch: VecDeque<(LaneId, Entry)>,
+    /// Sent, not yet told to the router.
+    done: Vec<LaneId>,
+    current: Option<Current>,
+    /// The message sent last as a Python str: most often the next lane has the same one.
+    text: Option<(Payload, Py<PyString>)>,
+    delivered: u64,
+    /// Its Task is cancelled: user code is not to run in it any more.
+    retired: bool,
+}
+
+enum Resume<'py> {
+    Send(Bound<'py, PyAny>),
+    Throw(PyErr),
+}
+
+/// Where a send stands.
+enum Sent {
+    Suspended { awaiting: Py<PyAny>, yielded: Py<PyAny> },
+    Ended(PyResult<()>),
+}
+
+impl Work {
+    /// Runs until something is to be yielded (`Some`) or all lanes are empty (`None`).
+    fn run(&mut self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
+        if let Some(yielded) = self.resume(py, resume)? {
+            return Ok(Some(yielded));
+        }
+        if self.retired {
+            return Ok(None);
+        }
+        let none = py.None().into_bound(py);
+        let began = Instant::now();
+        let mut until_look = LOOK_EVERY;
+        loop {
+            let Some((lane, entry)) = self.batch.pop_front() else {
+                self.flush();
+                let mut taken = Vec::new();
+                self.state.router.take(
+                    &self.bridge.mailbox,
+                    &mut self.done,
+                    LANES_AT_ONCE,
+                    &mut taken,
+                );
+                if taken.is_empty() {
+                    return Ok(None);
+                }
+                self.batch = taken.into();
+                continue;
+            };
+            match self.send(&none, lane, &entry) {
+                Sent::Ended(result) => {
+                    drop(entry);
+                    self.ended(py, lane, result, false)?;
+                }
+                Sent::Suspended { awaiting, yielded } => {
+                    self.current = Some(Current { lane, _entry: entry, awaiting });
+                    self.stay_with(py, lane)?;
+                    return Ok(Some(yielded));
+                }
+            }
+            until_look -= 1;
+            if until_look == 0 {
+                until_look = LOOK_EVERY;
+                if began.elapsed() >= SLICE {
+                    return Ok(Some(py.None()));
+                }
+            }
+        }
+    }
+
+    /// Goes on with the send that had suspended, if any.
+    fn resume(&mut self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let Some(current) = self.current.take() else {
+            return match resume {
+                Resume::Send(_) => Ok(None),
+                Resume::Throw(error) => Err(error), // cancelled between two sends; Drop puts back the rest
+            };
+        };
+        let was_thrown = matches!(resume, Resume::Throw(_));
+        let awaiting = current.awaiting.bind(py);
+        let result = match resume {
+            Resume::Send(value) => ffi::send(awaiting, &value),
+            Resume::Throw(error) => throw(awaiting, error),
+        };
+        match progress(result) {
+            Ok(Some(yielded)) => {
+                self.current = Some(current);
+                Ok(Some(yielded))
+            }
+            ended => {
+                self.state.pumps.0.lock().remove(&current.lane);
+                let lane = current.lane;
+                drop(current);
+                self.delivered += u64::from(ended.is_ok());
+                self.ended(py, lane, ended.map(drop), was_thrown)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn send(&mut self, none: &Bound<'_, PyAny>, lane: LaneId, entry: &Entry) -> Sent {
+        let py = none.py();
+        // Disconnected since it was taken.
+        let Some(connection) = self.state.connection(py, lane) else {
+            self.state.router.stats.dropped.add(1);
+            return Sent::Ended(Ok(()));
+        };
+        let mut begin = || -> PyResult<Bound<'_, PyAny>> {
+            let text = self.text(py, &entry.payload);
+            let returned = connection.bind(py).call_method1(intern!(py, "send_text"), (text,))?;
+            awaitable(returned)
+        };
+        let awaiting = match begin() {
+            Ok(awaiting) => awaiting,
+            Err(error) => return Sent::Ended(Err(error)),
+        };
+        match progress(ffi::send(&awaiting, none)) {
+            Ok(Some(yielded)) => Sent::Suspended { awaiting: awaiting.unbind(), yielded },
+            Ok(None) => {
+                self.delivered += 1;
+                Sent::Ended(Ok(()))
+            }
+            Err(error) => Sent::Ended(Err(error)),
+        }
+    }
+
+    /// The message as a str, made once for as many lanes in a row as have the same one.
+    fn text<'py>(&mut self, py: Python<'py>, payload: &Payload) -> Bound<'py, PyString> {
+        if let Some((last, text)) = &self.text {
+            if Arc::ptr_eq(last, payload) {
+                return text.bind(py).clone();
+            }
+        }
+        let text = PyString::new(py, &payload.text);
+        self.text = Some((Arc::clone(payload), text.clone().unbind()));
+        text
+    }
+
+    /// Deals with the end of a send. An error comes back if it is not the connection's.
+    fn ended(
+        &mut self,
+        py: Python<'_>,
+        lane: LaneId,
+        result: PyResult<()>,
+        was_thrown: bool,
+    ) -> PyResult<()> {
+        let Err(error) = result else {
+            self.done.push(lane);
+            return Ok(());
+        };
+        if error.is_instance_of::<PyException>(py) {
+            self.state.fail(py, lane, &error);
+            return Ok(());
+        }
+        if error.is_instance(py, cancelled_error(py)?.as_any()) {
+            if !self.state.router.is_open(lane) {
+                self.retired = true; // cancelled by us, because the lane was given up
+                return Ok(());
+            }
+            let ours = was_thrown && current_task(py)?.call_method0("cancelling")?.is_truthy()?;
+            if !ours {
+                // Something the connection waited for was cancelled, not this Task.
+                self.state.fail(py, lane, &error);
+                return Ok(());
+            }
+        }
+        // The Task is cancelled, or the interpreter is asked to end. Drop puts back the rest.
+        self.state.router.stats.dropped.add(1);
+        self.done.push(lane);
+        Err(error)
+    }
+
+    /// This Task waits for a lane from now on; another takes the rest.
+    fn stay_with(&mut self, py: Python<'_>, lane: LaneId) -> PyResult<()> {
+        let task = current_task(py)?.unbind();
+        self.state.pumps.0.lock().insert(lane, task);
+        self.flush();
+        let rest = std::mem::take(&mut self.batch);
+        if rest.is_empty() {
+            self.state.router.finish(&self.bridge.mailbox, &mut self.done, true);
+            Ok(())
+        } else {
+            self.state.router.finish(&self.bridge.mailbox, &mut self.done, false);
+            spawn(py, &self.state, &self.bridge, rest)
+        }
+    }
+
+    fn flush(&mut self) {
+        self.state.router.stats.delivered.add(std::mem::take(&mut self.delivered));
+    }
+}
+
+impl Drop for Work {
+    /// What was taken and not sent goes back, in order, and the loop is told again.
+    fn drop(&mut self) {
+        self.flush();
+        if let Some(current) = self.current.take() {
+            self.done.push(current.lane);
+        }
+        if !(self.batch.is_empty() && self.done.is_empty()) {
+            let batch = std::mem::take(&mut self.batch);
+            self.state.router.put_back(&self.bridge.mailbox, &mut self.done, batch);
+        }
+    }
+}
+
+/// The coroutine that asyncio runs as a Task.
+#[pyclass(frozen, module = "fanwire._core", name = "_Pump")]
+pub struct Pump {
+    /// Taken out while it runs.
+    work: Mutex<Option<Box<Work>>>,
+}
+
+impl Pump {
+    fn resume(&self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let Some(mut work) = self.work.lock().take() else {
+            return Err(PyRuntimeError::new_err("the pump has ended, or runs already"));
+        };
+        let yielded = work.run(py, resume)?;
+        if yielded.is_some() {
+            *self.work.lock() = Some(work);
+        }
+        Ok(yielded)
+    }
+}
+
+#[pymethods]
+impl Pump {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        self.resume(py, Resume::Send(py.None().into_bound(py)))
+    }
+
+    fn send(&self, value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        self.resume(value.py(), Resume::Send(value.clone()))?
+            .ok_or_else(|| PyStopIteration::new_err(()))
+    }
+
+    #[pyo3(signature = (exception, value=None, traceback=None, /))]
+    fn throw(
+        &self,
+        exception: Bound<'_, PyAny>,
+        value: Option<Bound<'_, PyAny>>,
+        traceback: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = exception.py();
+        let error = thrown(exception, value, traceback)?;
+        self.resume(py, Resume::Throw(error))?.ok_or_else(|| PyStopIteration::new_err(()))
+    }
+
+    fn close(&self) {
+        let work = self.work.lock().take();
+        drop(work);
+    }
+
+    #[getter]
+    fn __name__(&self) -> &'static str {
+        "pump"
+    }
+
+    #[getter]
+    fn __qualname__(&self) -> &'static str {
+        "fanwire.pump"
+    }
+}
+
+/// What `await` would call `send` on.
+fn awaitable(returned: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
+    static COROUTINE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = returned.py();
+    if returned.get_type().is(COROUTINE.import(py, "types", "CoroutineType")?) {
+        return Ok(returned);
+    }
+    returned.call_method0(intern!(py, "__await__")).map_err(|error| {
+        let kind = returned
+            .get_type()
+            .name()
+            .map_or_else(|_| "object".to_owned(), |name| name.to_string());
+        let text = format!("send_text() returned {kind}, which cannot be awaited");
+        let explained = pyo3::exceptions::PyTypeError::new_err(text);
+        explained.set_cause(py, Some(error));
+        explained
+    })
+}
+
+/// `Some`: suspended, and what it yielded; `None`: returned.
+fn progress(result: PyResult<PySendResult<'_>>) -> PyResult<Option<Py<PyAny>>> {
+    result.map(|result| match result {
+        PySendResult::Next(yielded) => Some(yielded.unbind()),
+        PySendResult::Return(_) => None,
+    })
+}
+
+fn throw<'py>(awaiting: &Bound<'py, PyAny>, error: PyErr) -> PyResult<PySendResult<'py>> {
+    let py = awaiting.py();
+    match awaiting.call_method1(intern!(py, "throw"), (error.into_value(py),)) {
+        Ok(yielded) => Ok(PySendResult::Next(yielded)),
+        Err(error) if error.is_instance_of::<PyStopIteration>(py) => {
+            Ok(PySendResult::Return(py.None().into_bound(py)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    GET.import(py, "asyncio", "current_task")?.call0()
+}
+
+fn cancelled_error(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    CLASS.import(py, "asyncio", "CancelledError")
+}

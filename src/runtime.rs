@@ -1,0 +1,95 @@
+//! The tokio runtime: one I/O thread per process, made when first needed, and made anew after a fork.
+//!
+//! After a fork the child has the memory of the parent's runtime but not its thread, so everything
+//! that lives on it carries the fork generation of its process and is abandoned when that changes.
+//! The gate keeps a fork from happening while the I/O thread holds one of our locks, which would stay
+//! locked for ever in the child.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle};
+use tokio::task::JoinHandle;
+
+/// Counts the forks between the first process and this one.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+static RUNTIME: Mutex<Option<(u64, Handle)>> = Mutex::new(None);
+/// A std lock and not a `parking_lot` one: it has no table of waiting threads that a fork could tear.
+static GATE: RwLock<()> = RwLock::new(());
+
+thread_local! {
+    static FORKING: RefCell<Option<RwLockWriteGuard<'static, ()>>> = const { RefCell::new(None) };
+}
+
+/// The fork generation of this process.
+pub fn generation() -> u64 {
+    GENERATION.load(Ordering::Acquire)
+}
+
+/// Spawns a task on the I/O thread.
+///
+/// # Panics
+/// When the operating system refuses a thread.
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    handle().spawn(future)
+}
+
+/// The running runtime of this process.
+fn handle() -> Handle {
+    let mut runtime = RUNTIME.lock();
+    let now = generation();
+    if let Some((made_in, handle)) = runtime.as_ref() {
+        if *made_in == now {
+            return handle.clone();
+        }
+    }
+    let fresh = start_io_thread();
+    // The parent's handle is forgotten, not dropped: its drop would use threads that are not here.
+    if let Some(stale) = runtime.replace((now, fresh.clone())) {
+        std::mem::forget(stale);
+    }
+    fresh
+}
+
+fn start_io_thread() -> Handle {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("the operating system refused an event queue (epoll) for fanwire's I/O thread");
+    let handle = runtime.handle().clone();
+    // A daemon in effect: never joined, so an interpreter that exits without stop() exits at once.
+    std::thread::Builder::new()
+        .name("fanwire-io".into())
+        .spawn(move || runtime.block_on(std::future::pending::<()>()))
+        .expect("the operating system refused a thread for fanwire's I/O");
+    handle
+}
+
+/// Held by the I/O thread while it uses a lock of ours; cheap, taken once per batch.
+pub fn gate() -> RwLockReadGuard<'static, ()> {
+    GATE.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// To be called right before a fork, by the thread that forks.
+pub fn before_fork() {
+    let guard = GATE.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+    FORKING.with(|forking| *forking.borrow_mut() = Some(guard));
+}
+
+/// To be called right after a fork in the parent, by the thread that forked.
+pub fn after_fork_in_parent() {
+    FORKING.with(|forking| drop(forking.borrow_mut().take()));
+}
+
+/// To be called right after a fork in the child.
+pub fn after_fork_in_child() {
+    GENERATION.fetch_add(1, Ordering::AcqRel);
+    FORKING.with(|forking| drop(forking.borrow_mut().take()));
+}

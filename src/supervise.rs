@@ -1,0 +1,177 @@
+//! Keeps the listener subscribed: connects, reads until the connection fails, and tries again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::broker::Listening;
+use crate::channel::PATTERNS;
+use crate::config::{BrokerUrl, Limits};
+use crate::error::Error;
+use crate::journal::{Journal, Level};
+use crate::post::{LoopMailbox, Post, Reply};
+use crate::router::{self, Inbound, Router};
+use crate::runtime;
+use crate::stats::ClientStats;
+
+/// Channels named in warnings about payloads that are not UTF-8; more are only counted.
+const CHANNELS_NAMED: usize = 64;
+
+/// What the listener's task needs.
+pub struct Job {
+    /// The broker.
+    pub url: BrokerUrl,
+    /// Timeouts.
+    pub limits: Limits,
+    /// Whose connections are served; None for those of the process-wide manager of the moment.
+    pub router: Option<Arc<Router>>,
+    /// The loop that called `start`: it logs, and takes over connections whose own loop is gone.
+    pub home: Arc<LoopMailbox>,
+    /// Counters.
+    pub stats: Arc<ClientStats>,
+    /// Where trouble is told.
+    pub journal: Arc<Journal>,
+    /// Whether a broker that cannot be reached ends the first attempt for good.
+    pub strict: bool,
+    /// Cleared when the task ends by itself.
+    pub running: Arc<AtomicBool>,
+}
+
+/// How long to wait before attempt number `attempt` (from 1), with `jitter` in 0..1.
+///
+/// Doubles from 50 ms to 1 s; the upper half of each span is random, so that a fleet which lost the
+/// same broker does not come back in step. The worst case keeps "subscribed again within 5 s".
+pub fn backoff(attempt: u32, jitter: f64) -> Duration {
+    let span = Duration::from_millis(50) * 2u32.pow(attempt.saturating_sub(1).min(10));
+    span.min(Duration::from_secs(1)).mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
+}
+
+/// Runs until it is aborted, or until the first attempt fails for good. `started` is answered after
+/// the first attempt.
+pub async fn run(job: Job, started: Reply) {
+    let mut started = Some(started);
+    let mut voice = Voice { job: &job, told_down: false, named: Vec::new() };
+    let mut attempt = 0;
+    loop {
+        let error = match Listening::connect(&job.url, &job.limits, &PATTERNS).await {
+            Ok(mut listening) => {
+                voice.up();
+                attempt = 0;
+                answer(&mut started, Ok(()));
+                voice.read(&mut listening).await
+            }
+            Err(error) => error,
+        };
+        if started.is_some() && (error.is_permanent() || job.strict) {
+            job.running.store(false, Ordering::Release);
+            answer(&mut started, Err(error));
+            return;
+        }
+        voice.down(&error);
+        answer(&mut started, Ok(()));
+        attempt += 1;
+        tokio::time::sleep(backoff(attempt, jitter())).await;
+    }
+}
+
+fn answer(started: &mut Option<Reply>, outcome: Result<(), Error>) {
+    if let Some(reply) = started.take() {
+        let _gate = runtime::gate();
+        reply.complete(outcome);
+    }
+}
+
+/// Randomness enough to keep a fleet out of step: std's hasher keys are random per process and grow
+/// by one at each use.
+fn jitter() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    f64::from((RandomState::new().hash_one(0u8) >> 32) as u32) / f64::from(u32::MAX)
+}
+
+/// Routes what the listener reads, and says once each when it is deaf and when it hears again.
+struct Voice<'a> {
+    job: &'a Job,
+    told_down: bool,
+    named: Vec<Box<[u8]>>,
+}
+
+impl Voice<'_> {
+    /// Reads until the connection fails.
+    async fn read(&mut self, listening: &mut Listening) -> Error {
+        loop {
+            let next = listening.next(&mut |batch: &[Inbound<'_>]| self.route(batch)).await;
+            if let Err(error) = next {
+                return error;
+            }
+            // A firehose must not keep the publishing side, on the same thread, from its turn.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn route(&mut self, batch: &[Inbound<'_>]) {
+        let job = self.job;
+        let _gate = runtime::gate();
+        let Some(router) = job.router.clone().or_else(router::current) else {
+            job.stats.received.add(batch.len() as u64);
+            job.stats.unwatched.add(batch.len() as u64);
+            return;
+        };
+        for channel in router.route(batch, Some(&job.home), &job.stats) {
+            if self.named.len() < CHANNELS_NAMED
+                && !self.named.iter().any(|named| **named == *channel)
+            {
+                self.named.push(channel.into());
+                let channel = String::from_utf8_lossy(channel);
+                self.tell(
+                    Level::Warning,
+                    format!("payload on channel {channel:?} is not UTF-8: skipped"),
+                );
+            }
+        }
+    }
+
+    fn up(&mut self) {
+        let url = &self.job.url.shown;
+        if std::mem::take(&mut self.told_down) {
+            self.job.stats.reconnects.add(1);
+            self.tell(Level::Warning, format!("{url}: the listener is subscribed again"));
+        } else {
+            self.tell(
+                Level::Info,
+                format!("{url}: the listener is subscribed to {}", PATTERNS.join(" ")),
+            );
+        }
+    }
+
+    fn down(&mut self, error: &Error) {
+        if !std::mem::replace(&mut self.told_down, true) {
+            self.tell(
+                Level::Error,
+                format!("the listener is deaf, trying again until it is not: {error}"),
+            );
+        }
+    }
+
+    fn tell(&self, level: Level, text: String) {
+        self.job.journal.add(level, text);
+        self.job.home.post(Post::Journal(Arc::clone(&self.job.journal)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_grows_stays_bounded_and_is_jittered() {
+        let most: Vec<u128> = (1..9).map(|attempt| backoff(attempt, 1.0).as_millis()).collect();
+        assert_eq!(most, [50, 100, 200, 400, 800, 1000, 1000, 1000]);
+        for attempt in [0, 1, 5, 40, u32::MAX] {
+            assert!(backoff(attempt, 0.0) <= backoff(attempt, 1.0));
+            assert!(backoff(attempt, 0.0) >= Duration::from_millis(25));
+            assert!(backoff(attempt, 7.0) <= Duration::from_secs(1));
+        }
+        let seen: std::collections::HashSet<u64> = (0..20).map(|_| jitter().to_bits()).collect();
+        assert!(seen.len() > 1);
+    }
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::lane::{Entry, Lane, LaneId, LaneLimits, Overflow, State};
+use crate::lane::{Entry, Lane, LaneId, LaneLimits, State};
 use crate::post::LoopMailbox;
 
 /// An event loop, and what waits for it.
@@ -44,7 +44,7 @@ pub(crate) enum Pushed {
 
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
-    lanes: Vec<Lane>,
+    all: Vec<Lane>,
     free: Vec<u32>,
     slots: Vec<Slot>,
     open: usize,
@@ -56,41 +56,41 @@ impl Lanes {
         let slot = self.slot(mailbox);
         self.slots[slot].bound += 1;
         let index = self.free.pop().unwrap_or_else(|| {
-            self.lanes.push(Lane::default());
-            index_of_last(self.lanes.len())
+            self.all.push(Lane::default());
+            index_of_last(self.all.len())
         });
         self.open += 1;
-        let lane = &mut self.lanes[index as usize];
+        let lane = &mut self.all[index as usize];
         (lane.state, lane.slot) = (State::Idle, slot);
         LaneId { index, generation: lane.generation }
     }
 
     /// The lane, if it is open.
     pub fn get(&mut self, id: LaneId) -> Option<&mut Lane> {
-        let lane = self.lanes.get_mut(id.index as usize)?;
+        let lane = self.all.get_mut(id.index as usize)?;
         (lane.generation == id.generation && lane.state.is_open()).then_some(lane)
     }
 
     /// The full name of the lane that has an index now.
     pub fn id_at(&self, index: u32) -> LaneId {
-        LaneId { index, generation: self.lanes[index as usize].generation }
+        LaneId { index, generation: self.all[index as usize].generation }
     }
 
     /// The users a lane is connected as; from now on it has none.
     pub fn take_users(&mut self, index: u32) -> SmallVec<[u32; 2]> {
-        std::mem::take(&mut self.lanes[index as usize].users)
+        std::mem::take(&mut self.all[index as usize].users)
     }
 
     /// Every open lane.
     pub fn all_open(&self) -> Vec<LaneId> {
-        let numbered = (0u32..).zip(&self.lanes).filter(|(_, lane)| lane.state.is_open());
+        let numbered = (0u32..).zip(&self.all).filter(|(_, lane)| lane.state.is_open());
         numbered.map(|(index, lane)| LaneId { index, generation: lane.generation }).collect()
     }
 
     /// Open lanes, queued messages, queued bytes.
     pub fn totals(&self) -> (usize, usize, usize) {
-        let messages = self.lanes.iter().map(|lane| lane.queue.len()).sum();
-        (self.open, messages, self.lanes.iter().map(|lane| lane.bytes).sum())
+        let messages = self.all.iter().map(|lane| lane.queue.len()).sum();
+        (self.open, messages, self.all.iter().map(|lane| lane.bytes).sum())
     }
 
     /// Queues an entry in an open lane. `home` is the loop that takes over lanes of a dead loop.
@@ -104,27 +104,24 @@ impl Lanes {
         if !self.ensure_living_loop(index, home) {
             return Pushed::NoLoop;
         }
-        let lane = &mut self.lanes[index as usize];
-        match lane.push(entry, limits) {
-            Ok(()) => {
-                if lane.state == State::Idle {
-                    self.make_ready(index);
-                }
-                Pushed::Queued
+        let lane = &mut self.all[index as usize];
+        if lane.push(entry, limits).is_ok() {
+            if lane.state == State::Idle {
+                self.make_ready(index);
             }
-            Err(Overflow) => {
-                let queue = lane.clear();
-                lane.state = State::Closed;
-                let id = LaneId { index, generation: lane.generation };
-                self.slots[lane.slot].given_up.push(id);
-                Pushed::GivenUp(queue)
-            }
+            Pushed::Queued
+        } else {
+            let queue = lane.clear();
+            lane.state = State::Closed;
+            let id = LaneId { index, generation: lane.generation };
+            self.slots[lane.slot].given_up.push(id);
+            Pushed::GivenUp(queue)
         }
     }
 
     /// Moves a lane whose loop is gone to `home`. False if it has no living loop then.
     pub fn ensure_living_loop(&mut self, index: u32, home: Option<&Arc<LoopMailbox>>) -> bool {
-        let old = self.lanes[index as usize].slot;
+        let old = self.all[index as usize].slot;
         if !self.slots[old].mailbox.is_closed() {
             return true;
         }
@@ -132,7 +129,7 @@ impl Lanes {
         self.slots[old].bound -= 1;
         let slot = self.slot(home);
         self.slots[slot].bound += 1;
-        let lane = &mut self.lanes[index as usize];
+        let lane = &mut self.all[index as usize];
         // What the dead loop had in hand is gone with it.
         (lane.slot, lane.state) = (slot, State::Idle);
         if !lane.queue.is_empty() {
@@ -192,7 +189,7 @@ impl Lanes {
     }
 
     /// The loops that have work and do not know it; from now on they do.
-    pub fn to_tell(&mut self) -> impl Iterator<Item = Arc<LoopMailbox>> {
+    pub fn tell_all(&mut self) -> impl Iterator<Item = Arc<LoopMailbox>> {
         self.slots.iter_mut().filter(|slot| !slot.told && slot.has_work()).map(|slot| {
             slot.told = true;
             Arc::clone(&slot.mailbox)
@@ -207,7 +204,7 @@ impl Lanes {
 
     /// Frees the index of a lane that was given up.
     pub fn release(&mut self, id: LaneId) {
-        let lane = &self.lanes[id.index as usize];
+        let lane = &self.all[id.index as usize];
         if lane.generation == id.generation && lane.state == State::Closed {
             drop(self.free(id.index));
         }
@@ -215,7 +212,7 @@ impl Lanes {
 
     /// Frees a lane. Returns what waited, to be dropped without the lock: tickets ring bells.
     pub fn free(&mut self, index: u32) -> VecDeque<Entry> {
-        let lane = &mut self.lanes[index as usize];
+        let lane = &mut self.all[index as usize];
         let queue = lane.clear();
         lane.users.clear();
         lane.state = State::Free;
@@ -227,7 +224,7 @@ impl Lanes {
     }
 
     fn make_ready(&mut self, index: u32) {
-        let lane = &mut self.lanes[index as usize];
+        let lane = &mut self.all[index as usize];
         lane.state = State::Ready;
         let id = LaneId { index, generation: lane.generation };
         self.slots[lane.slot].ready.push_back(id);

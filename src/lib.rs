@@ -26,6 +26,7 @@ pub mod channel;
 pub mod client;
 pub mod config;
 pub mod error;
+pub(crate) mod index_set;
 pub mod journal;
 pub mod lane;
 pub(crate) mod lanes;

@@ -59,12 +59,6 @@ mod tests {
             assert!(!is_json(bad), "{bad}");
         }
         assert!(check_json(b"\"\xff\"").unwrap_err().contains("byte 1"));
-        assert!(is_json(
-            &"[".repeat(100_000)
-                .replace('[', "[")
-                .chars()
-                .chain("]".repeat(100_000).chars())
-                .collect::<String>()
-        ));
+        assert!(is_json(&("[".repeat(100_000) + &"]".repeat(100_000))), "depth is no error");
     }
 }

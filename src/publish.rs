@@ -75,10 +75,10 @@ impl Sender {
     }
 
     async fn connect(&mut self, job: &Job) -> Result<Link, Error> {
-        if let Some((until, error)) = &self.rest_until {
-            if Instant::now() < *until {
-                return Err(error.clone());
-            }
+        if let Some((until, error)) = &self.rest_until
+            && Instant::now() < *until
+        {
+            return Err(error.clone());
         }
         let attempt = Link::connect(&job.url, &job.limits).await;
         self.rest_until = match &attempt {

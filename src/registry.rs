@@ -8,96 +8,8 @@ use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
-use indexmap::IndexSet;
-use smallvec::SmallVec;
 
-/// Up to this many members a linear search beats a hash set and needs no allocation of its own.
-const FEW: usize = 16;
-
-/// A set of indices: most users have one connection and most uploads one watcher.
-#[derive(Debug)]
-enum IndexSetOfFew {
-    Few(SmallVec<[u32; 4]>),
-    Many(Box<IndexSet<u32, RandomState>>),
-}
-
-impl Default for IndexSetOfFew {
-    fn default() -> Self {
-        Self::Few(SmallVec::new())
-    }
-}
-
-impl IndexSetOfFew {
-    /// Returns whether it was new.
-    fn insert(&mut self, member: u32) -> bool {
-        match self {
-            Self::Few(few) if few.contains(&member) => false,
-            Self::Few(few) if few.len() < FEW => {
-                few.push(member);
-                true
-            }
-            Self::Few(few) => {
-                let mut many: IndexSet<u32, RandomState> = few.drain(..).collect();
-                many.insert(member);
-                *self = Self::Many(Box::new(many));
-                true
-            }
-            Self::Many(many) => many.insert(member),
-        }
-    }
-
-    /// Returns whether it was there.
-    fn remove(&mut self, member: u32) -> bool {
-        match self {
-            Self::Few(few) => {
-                let at = few.iter().position(|m| *m == member);
-                at.map(|at| few.swap_remove(at)).is_some()
-            }
-            Self::Many(many) => {
-                let was = many.swap_remove(&member);
-                // Well below the limit, so that one member coming and going does not rebuild it.
-                if many.len() <= FEW / 4 {
-                    *self = Self::Few(many.iter().copied().collect());
-                }
-                was
-            }
-        }
-    }
-
-    fn as_slice(&self) -> SetSlice<'_> {
-        match self {
-            Self::Few(few) => SetSlice::Few(few.iter()),
-            Self::Many(many) => SetSlice::Many(many.iter()),
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Few(few) => few.len(),
-            Self::Many(many) => many.len(),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-enum SetSlice<'a> {
-    Few(std::slice::Iter<'a, u32>),
-    Many(indexmap::set::Iter<'a, u32>),
-}
-
-impl Iterator for SetSlice<'_> {
-    type Item = u32;
-
-    fn next(&mut self) -> Option<u32> {
-        match self {
-            Self::Few(few) => few.next().copied(),
-            Self::Many(many) => many.next().copied(),
-        }
-    }
-}
+use crate::index_set::IndexSet;
 
 #[derive(Debug)]
 struct Named<T> {
@@ -178,13 +90,13 @@ fn name_at<T>(entries: &[Option<Named<T>>], index: u32) -> &[u8] {
 
 #[derive(Debug, Default)]
 struct User {
-    connections: IndexSetOfFew,
-    uploads: IndexSetOfFew,
+    connections: IndexSet,
+    uploads: IndexSet,
 }
 
 #[derive(Debug, Default)]
 struct Upload {
-    users: IndexSetOfFew,
+    users: IndexSet,
 }
 
 /// The three maps. Connections are known by the index of their lane.
@@ -221,7 +133,7 @@ impl Registry {
         let was = lane.is_some_and(|lane| entry.connections.remove(lane));
         if entry.connections.is_empty() {
             let uploads = std::mem::take(&mut entry.uploads);
-            for upload in uploads.as_slice() {
+            for upload in uploads.iter() {
                 self.forget_watcher(upload, user);
             }
             self.users.remove(user);
@@ -270,7 +182,7 @@ impl Registry {
     /// Calls `each` with the lane of every connection of a user.
     pub fn lanes_of_user(&self, user_id: &[u8], mut each: impl FnMut(u32)) {
         if let Some(user) = self.users.by_name(user_id) {
-            user.connections.as_slice().for_each(&mut each);
+            user.connections.iter().for_each(&mut each);
         }
     }
 
@@ -278,9 +190,9 @@ impl Registry {
     /// connection that two of them share comes twice, as each of them is addressed.
     pub fn lanes_of_upload(&self, upload_id: &[u8], mut each: impl FnMut(u32)) {
         let Some(upload) = self.uploads.by_name(upload_id) else { return };
-        for user in upload.users.as_slice() {
+        for user in upload.users.iter() {
             if let Some(user) = self.users.get(user) {
-                user.value.connections.as_slice().for_each(&mut each);
+                user.value.connections.iter().for_each(&mut each);
             }
         }
     }
@@ -288,7 +200,7 @@ impl Registry {
     /// Whether anybody who watches the upload is connected.
     pub fn upload_is_watched(&self, upload_id: &[u8]) -> bool {
         self.uploads.by_name(upload_id).is_some_and(|upload| {
-            upload.users.as_slice().any(|user| {
+            upload.users.iter().any(|user| {
                 self.users.get(user).is_some_and(|user| !user.value.connections.is_empty())
             })
         })
@@ -302,7 +214,7 @@ impl Registry {
     /// The ids of the users who watch an upload; None when nobody does.
     pub fn watchers(&self, upload_id: &str) -> Option<Vec<&str>> {
         let upload = self.uploads.by_name(upload_id.as_bytes())?;
-        Some(upload.users.as_slice().filter_map(|user| self.user_name(user)).collect())
+        Some(upload.users.iter().filter_map(|user| self.user_name(user)).collect())
     }
 
     /// The ids of the uploads a user watches; None when there are none.
@@ -315,7 +227,7 @@ impl Registry {
     /// The lanes of a user's connections; None when there are none.
     pub fn connections_of(&self, user_id: &str) -> Option<Vec<u32>> {
         let user = self.users.by_name(user_id.as_bytes())?;
-        (!user.connections.is_empty()).then(|| user.connections.as_slice().collect())
+        (!user.connections.is_empty()).then(|| user.connections.iter().collect())
     }
 
     /// The ids of the users who have connections, are watched for, or watch, by map.
@@ -337,7 +249,7 @@ impl Registry {
 
     fn upload_names<'a>(&'a self, user: &'a User) -> impl Iterator<Item = &'a str> {
         user.uploads
-            .as_slice()
+            .iter()
             .filter_map(|upload| self.uploads.get(upload))
             .map(|upload| &*upload.name)
     }

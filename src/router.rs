@@ -342,7 +342,7 @@ impl Router {
 
     /// Unlocks, and tells the loops that have something new to do.
     fn tell(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
-        let bells: SmallVec<[Arc<LoopMailbox>; 2]> = inner.lanes.to_tell().collect();
+        let bells: SmallVec<[Arc<LoopMailbox>; 2]> = inner.lanes.tell_all().collect();
         drop(inner);
         for mailbox in bells {
             mailbox.post(Post::Ready(Arc::clone(self)));

@@ -45,10 +45,10 @@ where
 fn handle() -> Handle {
     let mut runtime = RUNTIME.lock();
     let now = generation();
-    if let Some((made_in, handle)) = runtime.as_ref() {
-        if *made_in == now {
-            return handle.clone();
-        }
+    if let Some((made_in, handle)) = runtime.as_ref()
+        && *made_in == now
+    {
+        return handle.clone();
     }
     let fresh = start_io_thread();
     // The parent's handle is forgotten, not dropped: its drop would use threads that are not here.

@@ -20,7 +20,7 @@ use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 use slab::Slab;
 
 use super::errors::{self, Doing};
-use super::{logging, manager};
+use super::{connections, logging};
 use crate::mailbox::Mailbox;
 use crate::post::{LoopMailbox, Outcome, Post};
 use crate::runtime;
@@ -98,12 +98,11 @@ pub fn running(py: Python<'_>) -> PyResult<Arc<Bridge>> {
     let event_loop = GET.import(py, "asyncio", "get_running_loop")?.call0()?;
     let address = event_loop.as_ptr() as usize;
     let found = BRIDGES.lock().as_ref().and_then(|all| all.get(&address).and_then(Weak::upgrade));
-    if let Some(bridge) = found {
-        if !bridge.mailbox.is_closed()
-            && bridge.event_loop.bind(py).upgrade().is_some_and(|alive| alive.is(&event_loop))
-        {
-            return Ok(bridge);
-        }
+    if let Some(bridge) = found
+        && !bridge.mailbox.is_closed()
+        && bridge.event_loop.bind(py).upgrade().is_some_and(|alive| alive.is(&event_loop))
+    {
+        return Ok(bridge);
     }
     let bridge = Bridge::install(&event_loop)?;
     let mut bridges = BRIDGES.lock();
@@ -173,7 +172,7 @@ impl Bridge {
                 logging::drain(py, &journal);
                 Ok(())
             }
-            Post::Ready(router) => manager::on_ready(py, &router, self),
+            Post::Ready(router) => connections::on_ready(py, &router, self),
         };
         // One post that fails must not take the others with it.
         if let Err(error) = handled {

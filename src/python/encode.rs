@@ -5,12 +5,11 @@
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{
-    PyBool, PyByteArray, PyBytes, PyDate, PyDateTime, PyDelta, PyDict, PyFloat, PyFrozenSet, PyInt,
-    PyList, PySet, PyString, PyTime, PyTuple, PyType,
+    PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple, PyType,
 };
 
+use super::scalars::{self, Class, class};
 use crate::message;
 
 /// Deeper nesting is refused; it also ends circular structures, long before the stack does.
@@ -161,7 +160,7 @@ fn encode_other(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> En
     if let Ok(dict) = value.cast::<PyDict>() {
         return encode_dict(dict, out, depth);
     }
-    if let Some(text) = scalar_text(value)? {
+    if let Some(text) = scalars::text_of(value)? {
         return write_text(&text, out);
     }
     let is_collection = value.is_instance_of::<PyList>()
@@ -180,77 +179,6 @@ fn encode_other(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> En
         return encode_dict(&dict, out, depth);
     }
     Err(type_error(format!("cannot encode {} as JSON", type_name(&kind))))
-}
-
-/// What pydantic writes as a string: dates and times, UUID, Decimal, paths, addresses, text in bytes.
-fn scalar_text<'py>(value: &Bound<'py, PyAny>) -> Result<Option<Bound<'py, PyString>>, Failure> {
-    let py = value.py();
-    if value.is_instance_of::<PyDateTime>() || value.is_instance_of::<PyTime>() {
-        let text: String = value.call_method0(intern!(py, "isoformat"))?.extract()?;
-        let text =
-            text.strip_suffix("+00:00").map_or_else(|| text.clone(), |start| format!("{start}Z"));
-        return Ok(Some(PyString::new(py, &text)));
-    }
-    if value.is_instance_of::<PyDate>() {
-        return Ok(Some(
-            value.call_method0(intern!(py, "isoformat"))?.cast_into().map_err(PyErr::from)?,
-        ));
-    }
-    if let Ok(delta) = value.cast::<PyDelta>() {
-        return Ok(Some(PyString::new(py, &duration(delta)?)));
-    }
-    let bytes = value.cast::<PyBytes>().map(|bytes| bytes.as_bytes().to_vec());
-    if let Ok(bytes) = bytes.or_else(|_| value.cast::<PyByteArray>().map(|bytes| bytes.to_vec())) {
-        let text = std::str::from_utf8(&bytes);
-        let text = text.map_err(|error| {
-            value_error(format!("bytes that are not UTF-8 at byte {}", error.valid_up_to()))
-        })?;
-        return Ok(Some(PyString::new(py, text)));
-    }
-    for (cell, module, name) in &TEXT_CLASSES {
-        if value.is_instance(class(py, cell, module, name)?)? {
-            return Ok(Some(value.str()?));
-        }
-    }
-    Ok(None)
-}
-
-fn duration(delta: &Bound<'_, PyDelta>) -> PyResult<String> {
-    let py = delta.py();
-    let field = |name| -> PyResult<i64> { delta.getattr(name)?.extract() };
-    let days = field(intern!(py, "days"))?;
-    let micros = i128::from(days) * 86_400_000_000
-        + i128::from(field(intern!(py, "seconds"))?) * 1_000_000
-        + i128::from(field(intern!(py, "microseconds"))?);
-    Ok(iso_duration(micros))
-}
-
-/// An ISO 8601 duration as pydantic writes it.
-fn iso_duration(micros: i128) -> String {
-    let sign = if micros < 0 { "-" } else { "" };
-    let micros = micros.unsigned_abs();
-    let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (hours, minutes, seconds) = (rest / 3600, rest % 3600 / 60, rest % 60);
-    let mut text = format!("{sign}P");
-    let part = |amount: u128, unit: &str, text: &mut String| {
-        if amount > 0 {
-            text.push_str(&format!("{amount}{unit}"));
-        }
-    };
-    part(days, "D", &mut text);
-    if hours + minutes + seconds + fraction > 0 || days == 0 {
-        text.push('T');
-        part(hours, "H", &mut text);
-        part(minutes, "M", &mut text);
-        if fraction > 0 {
-            let digits = format!("{fraction:06}");
-            text.push_str(&format!("{seconds}.{}S", digits.trim_end_matches('0')));
-        } else if seconds > 0 || hours + minutes == 0 {
-            text.push_str(&format!("{seconds}S"));
-        }
-    }
-    text
 }
 
 fn encode_items<'py>(
@@ -319,7 +247,7 @@ fn write_key(key: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded
         || key.is_instance_of::<PyFloat>()
     {
         encode(key, &mut plain, depth)?;
-    } else if let Some(text) = scalar_text(key)? {
+    } else if let Some(text) = scalars::text_of(key)? {
         return write_text(&text, out);
     } else {
         return Err(type_error(format!(
@@ -445,35 +373,10 @@ fn write_float(float: f64, out: &mut Vec<u8>) -> Encoded {
     serde_json::to_writer(out, &float).map_err(|error| value_error(error.to_string()))
 }
 
-type Class = PyOnceLock<Py<PyAny>>;
-static ENUM: Class = PyOnceLock::new();
-static DEQUE: Class = PyOnceLock::new();
-static MAPPING: Class = PyOnceLock::new();
-static FIELDS: Class = PyOnceLock::new();
-static UUID: Class = PyOnceLock::new();
-static DECIMAL: Class = PyOnceLock::new();
-static PATH: Class = PyOnceLock::new();
-static ADDRESS: Class = PyOnceLock::new();
-static NETWORK: Class = PyOnceLock::new();
-
-/// Classes whose `str()` is what pydantic writes.
-static TEXT_CLASSES: [(&Class, &str, &str); 5] = [
-    (&UUID, "uuid", "UUID"),
-    (&DECIMAL, "decimal", "Decimal"),
-    (&PATH, "pathlib", "PurePath"),
-    (&ADDRESS, "ipaddress", "_BaseAddress"),
-    (&NETWORK, "ipaddress", "_BaseNetwork"),
-];
-
-fn class<'py>(
-    py: Python<'py>,
-    cell: &'static Class,
-    module: &str,
-    name: &str,
-) -> PyResult<&'py Bound<'py, PyAny>> {
-    cell.get_or_try_init(py, || py.import(module)?.getattr(name).map(Bound::unbind))
-        .map(|class| class.bind(py))
-}
+static ENUM: Class = Class::new();
+static DEQUE: Class = Class::new();
+static MAPPING: Class = Class::new();
+static FIELDS: Class = Class::new();
 
 /// Module and name, as Python shows a type.
 fn type_name(kind: &Bound<'_, PyType>) -> String {

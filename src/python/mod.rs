@@ -1,6 +1,7 @@
 //! The Python module: classes, functions, and the fork hooks.
 
 mod bridge;
+mod connections;
 mod encode;
 mod errors;
 mod ffi;
@@ -9,17 +10,18 @@ mod manager;
 mod operation;
 mod publisher;
 mod pump;
+mod scalars;
 mod views;
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use crate::runtime;
 
 /// The native module of fanwire. Import its names from `fanwire`.
 #[pymodule]
 mod _core {
-    use super::*;
+    use pyo3::prelude::*;
+    use pyo3::types::PyDict;
 
     #[pymodule_export]
     use super::manager::{ConnectionManager, get_manager, init_manager};
@@ -39,9 +41,10 @@ mod _core {
         let abc = py.import("collections.abc")?;
         abc.getattr("Mapping")?.call_method1("register", (module.getattr("MapView")?,))?;
         let hooks = PyDict::new(py);
-        hooks.set_item("before", wrap_pyfunction!(before_fork, module)?)?;
-        hooks.set_item("after_in_parent", wrap_pyfunction!(after_fork_in_parent, module)?)?;
-        hooks.set_item("after_in_child", wrap_pyfunction!(after_fork_in_child, module)?)?;
+        hooks.set_item("before", wrap_pyfunction!(super::before_fork, module)?)?;
+        hooks
+            .set_item("after_in_parent", wrap_pyfunction!(super::after_fork_in_parent, module)?)?;
+        hooks.set_item("after_in_child", wrap_pyfunction!(super::after_fork_in_child, module)?)?;
         py.import("os")?.call_method("register_at_fork", (), Some(&hooks))?;
         Ok(())
     }

@@ -148,10 +148,10 @@ impl Operation {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if let Some(state) = self.state.try_lock() {
-            if let State::Waiting(future) = &*state {
-                visit.call(future)?;
-            }
+        if let Some(state) = self.state.try_lock()
+            && let State::Waiting(future) = &*state
+        {
+            visit.call(future)?;
         }
         Ok(())
     }

@@ -11,10 +11,11 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::bridge;
+use super::connections::ManagerState;
 use super::encode;
 use super::errors::{self, Doing};
 use super::logging;
-use super::manager::{self, ManagerState};
+use super::manager;
 use super::operation::{Operation, Step};
 use crate::channel;
 use crate::client::Client;

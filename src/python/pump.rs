@@ -18,8 +18,8 @@ use pyo3::types::iterator::PySendResult;
 use pyo3::types::{PyString, PyType};
 
 use super::bridge::Bridge;
+use super::connections::ManagerState;
 use super::ffi;
-use super::manager::ManagerState;
 use super::operation::thrown;
 use crate::lane::{Entry, LaneId};
 use crate::message::Payload;
@@ -211,10 +211,10 @@ impl Work {
 
     /// The message as a str, made once for as many lanes in a row as have the same one.
     fn text<'py>(&mut self, py: Python<'py>, payload: &Payload) -> Bound<'py, PyString> {
-        if let Some((last, text)) = &self.text {
-            if Arc::ptr_eq(last, payload) {
-                return text.bind(py).clone();
-            }
+        if let Some((last, text)) = &self.text
+            && Arc::ptr_eq(last, payload)
+        {
+            return text.bind(py).clone();
         }
         let text = PyString::new(py, &payload.text);
         self.text = Some((Arc::clone(payload), text.clone().unbind()));
@@ -345,15 +345,9 @@ impl Pump {
         drop(work);
     }
 
-    #[getter]
-    fn __name__(&self) -> &'static str {
-        "pump"
-    }
-
-    #[getter]
-    fn __qualname__(&self) -> &'static str {
-        "fanwire.pump"
-    }
+    #[classattr]
+    #[pyo3(name = "__qualname__")]
+    const QUALNAME: &'static str = "fanwire.pump";
 }
 
 /// What `await` would call `send` on.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyIterator, PyList, PyMapping};
 
-use super::manager::ManagerState;
+use super::connections::ManagerState;
 use crate::registry::Map;
 
 /// A live, read-only view of one of the manager's maps, from a name to a set.

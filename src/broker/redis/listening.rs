@@ -111,7 +111,10 @@ impl Listening {
                 }
                 Ok(None) => self.fill().await?,
                 Err(error) => {
-                    return Err(Error::Refused { url: self.url.clone(), reason: error.to_string() });
+                    return Err(Error::Refused {
+                        url: self.url.clone(),
+                        reason: error.to_string(),
+                    });
                 }
             }
         }

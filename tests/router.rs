@@ -1,0 +1,172 @@
+//! The router with lanes and mailboxes, as a binding uses it, without Python.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fanwire::channel::Address;
+use fanwire::lane::{Entry, LaneId, LaneLimits};
+use fanwire::message::Message;
+use fanwire::post::{Bell, LoopMailbox, Post, Reply};
+use fanwire::router::{Inbound, Router};
+use fanwire::runtime;
+use fanwire::stats::ClientStats;
+
+/// A mailbox, and how often its bell rang.
+fn event_loop() -> (Arc<LoopMailbox>, Arc<AtomicUsize>) {
+    let rings = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&rings);
+    let bell: Bell = Box::new(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+    });
+    (Arc::new(LoopMailbox::new(bell, runtime::generation())), rings)
+}
+
+fn connected(router: &Router, user: &str, mailbox: &Arc<LoopMailbox>) -> LaneId {
+    let lane = router.open(mailbox);
+    assert!(router.connect(user, lane, mailbox));
+    lane
+}
+
+fn take(
+    router: &Router,
+    mailbox: &Arc<LoopMailbox>,
+    done: &[LaneId],
+    most: usize,
+) -> Vec<(LaneId, String)> {
+    let mut taken: Vec<(LaneId, Entry)> = Vec::new();
+    router.take(mailbox, &mut done.to_vec(), most, &mut taken);
+    taken.into_iter().map(|(lane, entry)| (lane, entry.payload.text.to_string())).collect()
+}
+
+fn texts(taken: Vec<(LaneId, String)>) -> Vec<String> {
+    taken.into_iter().map(|(_, text)| text).collect()
+}
+
+fn route(router: &Arc<Router>, stats: &ClientStats, channel: &str, payloads: &[&[u8]]) {
+    let batch: Vec<_> =
+        payloads.iter().map(|payload| Inbound { channel: channel.as_bytes(), payload }).collect();
+    router.route(&batch, None, stats);
+}
+
+#[test]
+fn one_batch_rings_once_and_each_lane_keeps_its_order() {
+    let (router, stats) = (Router::new(LaneLimits::default()), ClientStats::default());
+    let (mailbox, rings) = event_loop();
+    let (a, b) = (connected(&router, "a", &mailbox), connected(&router, "b", &mailbox));
+    router.subscribe("a", "x");
+    router.subscribe("b", "x");
+    route(&router, &stats, "upload:x", &[b"1", b"2", b"3"]);
+    route(&router, &stats, "upload:nobody", &[b"1", b"2"]);
+    assert_eq!(rings.load(Ordering::SeqCst), 1);
+    assert!(matches!(&mailbox.take()[..], [Post::Ready(_)]));
+    let first = take(&router, &mailbox, &[], 10);
+    assert_eq!(first, [(a, "1".to_owned()), (b, "1".to_owned())]);
+    assert!(take(&router, &mailbox, &[], 10).is_empty(), "a lane is in one hand at a time");
+    assert_eq!(texts(take(&router, &mailbox, &[a, b], 10)), ["2", "2"]);
+    assert_eq!(texts(take(&router, &mailbox, &[b], 10)), ["3"]);
+    assert_eq!(texts(take(&router, &mailbox, &[a, b], 10)), ["3"]);
+    assert!(take(&router, &mailbox, &[a, b], 10).is_empty());
+    let (received, unwatched) = (stats.received.get(), stats.unwatched.get());
+    assert_eq!((received, unwatched), (5, 2));
+    // Found empty, so the next message rings again.
+    route(&router, &stats, "user:a", &[b"4"]);
+    assert_eq!(rings.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn what_a_cancelled_pump_had_in_hand_comes_back_in_order() {
+    let (router, stats) = (Router::new(LaneLimits::default()), ClientStats::default());
+    let (mailbox, rings) = event_loop();
+    let lane = connected(&router, "a", &mailbox);
+    route(&router, &stats, "user:a", &[b"1", b"2"]);
+    drop(mailbox.take());
+    let mut taken = Vec::new();
+    router.take(&mailbox, &mut Vec::new(), 10, &mut taken);
+    router.put_back(&mailbox, &mut Vec::new(), taken);
+    assert_eq!(rings.load(Ordering::SeqCst), 2, "the loop is told again");
+    assert_eq!(texts(take(&router, &mailbox, &[], 10)), ["1"]);
+    assert_eq!(texts(take(&router, &mailbox, &[lane], 10)), ["2"]);
+}
+
+#[test]
+fn a_lane_that_overflows_is_given_up_and_hurts_nobody_else() {
+    let limits = LaneLimits { messages: 2, bytes: 1000 };
+    let (router, stats) = (Router::new(limits), ClientStats::default());
+    let (mailbox, _) = event_loop();
+    let slow = connected(&router, "slow", &mailbox);
+    router.subscribe("slow", "x");
+    route(&router, &stats, "upload:x", &[b"1"]);
+    assert_eq!(texts(take(&router, &mailbox, &[], 10)), ["1"], "in hand, and its send stalls");
+    let quick = connected(&router, "quick", &mailbox);
+    router.subscribe("quick", "x");
+    for text in [b"2", b"3", b"4"] {
+        route(&router, &stats, "upload:x", &[text]);
+        let taken = take(&router, &mailbox, &[quick], 10);
+        assert_eq!(taken, [(quick, String::from_utf8_lossy(text).into_owned())]);
+    }
+    assert_eq!(router.take_given_up(&mailbox), [slow]);
+    assert!(!router.is_open(slow));
+    assert!(router.connections_of("slow").is_none());
+    assert!(router.inspect(|maps| maps.watched_by("slow").is_none()));
+    assert_eq!((router.stats.overflowed.get(), router.stats.dropped.get()), (1, 3));
+    let again = router.open(&mailbox);
+    assert_ne!(again.index, slow.index, "the index is taken until it is released");
+    router.release(slow);
+    let reused = router.open(&mailbox);
+    assert_eq!((reused.index, reused.generation), (slow.index, slow.generation + 1));
+}
+
+#[test]
+fn a_send_is_answered_when_its_last_entry_is_gone() {
+    let router = Router::new(LaneLimits::default());
+    let (mailbox, _) = event_loop();
+    let (a, b) = (connected(&router, "u", &mailbox), connected(&router, "u", &mailbox));
+    let answered = |mailbox: &LoopMailbox| {
+        mailbox.take().iter().filter(|post| matches!(post, Post::Completed(7, Ok(())))).count()
+    };
+    router.send(
+        Address::User(b"nobody"),
+        &Message::new("x"),
+        Reply::on_drop(Arc::clone(&mailbox), 7),
+    );
+    assert_eq!(answered(&mailbox), 1, "at once if there is nobody");
+    router.send(Address::User(b"u"), &Message::new("x"), Reply::on_drop(Arc::clone(&mailbox), 7));
+    let mut taken = Vec::new();
+    router.take(&mailbox, &mut Vec::new(), 10, &mut taken);
+    taken.pop();
+    assert_eq!(answered(&mailbox), 0);
+    drop(taken);
+    assert_eq!(answered(&mailbox), 1);
+    router.send(Address::User(b"u"), &Message::new("y"), Reply::on_drop(Arc::clone(&mailbox), 7));
+    assert!(router.close(a) && router.close(b) && !router.close(b));
+    assert_eq!(answered(&mailbox), 1, "a connection that leaves does not keep its sender waiting");
+}
+
+#[test]
+fn lanes_of_a_dead_loop_move_to_another() {
+    let (router, stats) = (Router::new(LaneLimits::default()), ClientStats::default());
+    let (dead, _) = event_loop();
+    let lane = connected(&router, "a", &dead);
+    route(&router, &stats, "user:a", &[b"1"]);
+    dead.close();
+    route(&router, &stats, "user:a", &[b"lost"]);
+    assert_eq!(router.stats.dropped.get(), 1, "nobody could take it, and that is counted");
+    let (alive, rings) = event_loop();
+    router.route(&[Inbound { channel: b"user:a", payload: b"2" }], Some(&alive), &stats);
+    assert_eq!(rings.load(Ordering::SeqCst), 1);
+    assert_eq!(take(&router, &alive, &[], 10), [(lane, "1".to_owned())]);
+    assert_eq!(take(&router, &alive, &[lane], 10), [(lane, "2".to_owned())]);
+}
+
+#[test]
+fn payloads_that_are_not_text_are_skipped_and_named() {
+    let (router, stats) = (Router::new(LaneLimits::default()), ClientStats::default());
+    let (mailbox, _) = event_loop();
+    let lane = connected(&router, "a", &mailbox);
+    let batch =
+        [b"\xff".as_slice(), b"text", b"{}"].map(|payload| Inbound { channel: b"user:a", payload });
+    assert_eq!(router.route(&batch, None, &stats), [b"user:a"]);
+    assert_eq!((stats.not_utf8.get(), stats.not_json.get()), (1, 1));
+    assert_eq!(texts(take(&router, &mailbox, &[], 10)), ["text"]);
+    assert_eq!(texts(take(&router, &mailbox, &[lane], 10)), ["{}"]);
+}

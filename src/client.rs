@@ -75,8 +75,13 @@ impl Client {
     }
 
     /// Publishes; `reply` is answered when the broker has taken the message or it has failed.
-    pub fn publish(&self, outgoing: Outgoing, reply: Reply) {
-        self.outbox().push(Item { outgoing, reply: Some(reply) });
+    ///
+    /// An outbox that comes back is to be flushed at the end of the loop's turn.
+    #[must_use]
+    pub fn publish(&self, outgoing: Outgoing, reply: Reply) -> Option<Arc<Outbox>> {
+        let outbox = self.outbox();
+        let gathers = outbox.push(Item { outgoing, reply: Some(reply) });
+        gathers.then_some(outbox)
     }
 
     /// Publishes without an answer, unless too much waits already.
@@ -131,6 +136,7 @@ impl Client {
                 drop(listener.task.await); // ended or aborted, both are what was asked for
             }
             if publishing {
+                outbox.flush();
                 drop(tokio::time::timeout(STOP_PATIENCE, outbox.drained()).await);
                 outbox.close();
             }

@@ -38,7 +38,7 @@ pub(crate) enum Pushed {
     Queued,
     /// The lane's loop is gone and there is no other.
     NoLoop,
-    /// Too much waited: the lane was given up. What waited in it, to be dropped without the lock.
+    /// Too much waited for a slow connection: the lane was given up. What waited in it, to be dropped without the lock.
     GivenUp(VecDeque<Entry>),
 }
 
@@ -48,6 +48,8 @@ pub(crate) struct Lanes {
     free: Vec<u32>,
     slots: Vec<Slot>,
     open: usize,
+    /// Lanes that went over their limits because their loop is behind; perhaps they no longer are.
+    behind: Vec<LaneId>,
 }
 
 impl Lanes {
@@ -105,18 +107,44 @@ impl Lanes {
             return Pushed::NoLoop;
         }
         let lane = &mut self.all[index as usize];
-        if lane.push(entry, limits).is_ok() {
-            if lane.state == State::Idle {
-                self.make_ready(index);
+        let id = LaneId { index, generation: lane.generation };
+        if lane.is_full_for(entry.payload.text.len(), limits) {
+            if lane.state == State::Suspended {
+                let queue = lane.clear();
+                lane.state = State::Closed;
+                self.slots[lane.slot].given_up.push(id);
+                return Pushed::GivenUp(queue);
             }
-            Pushed::Queued
-        } else {
-            let queue = lane.clear();
-            lane.state = State::Closed;
-            let id = LaneId { index, generation: lane.generation };
-            self.slots[lane.slot].given_up.push(id);
-            Pushed::GivenUp(queue)
+            if !self.behind.contains(&id) {
+                self.behind.push(id);
+            }
         }
+        lane.push(entry);
+        if lane.state == State::Idle {
+            self.make_ready(index);
+        }
+        Pushed::Queued
+    }
+
+    /// Whether a living loop is so far behind that reading more would only fill memory.
+    pub fn are_behind(&mut self, limits: LaneLimits) -> bool {
+        let mut behind = std::mem::take(&mut self.behind);
+        behind.retain(|id| {
+            let Some(lane) = self.get(*id) else { return false };
+            let (is_slow, slot) = (lane.state == State::Suspended, lane.slot);
+            // Half, so that reading does not stop again at the next message.
+            let halved =
+                LaneLimits { messages: limits.messages.div_ceil(2), bytes: limits.bytes / 2 };
+            let full = lane.is_full_for(0, halved);
+            full && !is_slow && !self.slots[slot].mailbox.is_closed()
+        });
+        self.behind = behind;
+        !self.behind.is_empty()
+    }
+
+    /// Whether [`Lanes::are_behind`] may have become false.
+    pub fn may_have_caught_up(&self) -> bool {
+        !self.behind.is_empty()
     }
 
     /// Moves a lane whose loop is gone to `home`. False if it has no living loop then.
@@ -160,10 +188,17 @@ impl Lanes {
         slot.told = slot.has_work() || !taken.is_empty();
     }
 
+    /// Says that a lane's send waits for its connection.
+    pub fn suspend(&mut self, id: LaneId) {
+        if let Some(lane) = self.get(id) {
+            lane.state = State::Suspended;
+        }
+    }
+
     /// Ends a lane's send; if more waits it goes to the end of the ready queue.
     pub fn finish(&mut self, id: LaneId) {
         let Some(lane) = self.get(id) else { return };
-        if lane.state == State::Sending {
+        if matches!(lane.state, State::Sending | State::Suspended) {
             lane.state = State::Idle;
             if !lane.queue.is_empty() {
                 self.make_ready(id.index);

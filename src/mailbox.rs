@@ -7,9 +7,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-#[cfg(fanwire_loom)]
+#[cfg(feature = "loom")]
 use loom::sync::Mutex;
-#[cfg(not(fanwire_loom))]
+#[cfg(not(feature = "loom"))]
 use parking_lot::Mutex;
 
 #[derive(Debug)]
@@ -92,12 +92,12 @@ impl<T, W: Fn()> Mailbox<T, W> {
         self.closed.load(Ordering::Acquire) || self.generation != crate::runtime::generation()
     }
 
-    #[cfg(not(fanwire_loom))]
+    #[cfg(not(feature = "loom"))]
     fn lock(&self) -> parking_lot::MutexGuard<'_, Inner<T>> {
         self.inner.lock()
     }
 
-    #[cfg(fanwire_loom)]
+    #[cfg(feature = "loom")]
     fn lock(&self) -> loom::sync::MutexGuard<'_, Inner<T>> {
         self.inner.lock().unwrap()
     }

@@ -41,7 +41,7 @@ pub struct Job {
 
 /// Runs until the outbox is closed.
 pub async fn run(job: Job) {
-    let mut sender = Sender { link: None, down: false, rest_until: None };
+    let mut sender = Sender { link: None, down: false, told_rejection: false, rest_until: None };
     while let Some(batch) = job.outbox.next(BATCH).await {
         let (outgoing, replies): (Vec<Outgoing>, Vec<Option<Reply>>) =
             batch.into_iter().map(|Item { outgoing, reply }| (outgoing, reply)).unzip();
@@ -60,6 +60,7 @@ struct Sender {
     link: Option<Link>,
     /// Whether the outage under way has been told.
     down: bool,
+    told_rejection: bool,
     rest_until: Option<(Instant, Error)>,
 }
 
@@ -95,8 +96,22 @@ impl Sender {
         let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
         job.stats.publish_failed.add(failed as u64);
         job.stats.published.add((batch.len() - failed) as u64);
-        let first_error = outcomes.iter().find_map(|outcome| outcome.as_ref().err());
-        match first_error {
+        let mut errors = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+        // A message that the broker refuses while it takes others is no outage.
+        let (mut rejected, mut outage) = (None, None);
+        for error in &mut errors {
+            match error {
+                Error::Rejected(_) => rejected = rejected.or(Some(error)),
+                _ => outage = outage.or(Some(error)),
+            }
+        }
+        if let Some(error) = rejected
+            && !std::mem::replace(&mut self.told_rejection, true)
+        {
+            let text = format!("{}: {error}; later refusals are only counted", job.url.shown);
+            job.journal.add(Level::Error, text);
+        }
+        match outage {
             Some(error) if !self.down => {
                 self.down = true;
                 job.stats.outages.add(1);

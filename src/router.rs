@@ -6,9 +6,11 @@
 
 use std::any::Any;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use smallvec::SmallVec;
+use tokio::sync::Notify;
 
 use crate::channel::Address;
 use crate::lane::{Entry, LaneId, LaneLimits};
@@ -16,7 +18,11 @@ use crate::lanes::{Lanes, Pushed};
 use crate::message::{self, Message, Payload};
 use crate::post::{LoopMailbox, Post, Reply};
 use crate::registry::{Map, Registry};
+use crate::runtime;
 use crate::stats::{ClientStats, DeliveryStats};
+
+/// How often a listener that waits for a loop looks whether that loop still exists.
+const LOOK_FOR_CLOSED_LOOPS: Duration = Duration::from_millis(100);
 
 /// The router of the process-wide manager, looked up when a message arrives.
 static CURRENT: RwLock<Option<Arc<Router>>> = RwLock::new(None);
@@ -54,6 +60,8 @@ pub struct Router {
     /// What became of messages for local connections.
     pub stats: DeliveryStats,
     owner: OnceLock<Weak<dyn Any + Send + Sync>>,
+    /// Rung when a loop that was behind has taken something.
+    caught_up: Notify,
 }
 
 /// How much is there now.
@@ -71,7 +79,7 @@ impl Router {
     /// A router with nobody connected.
     pub fn new(limits: LaneLimits) -> Arc<Self> {
         let (inner, stats, owner) = (Mutex::default(), DeliveryStats::default(), OnceLock::new());
-        Arc::new(Self { inner, limits, stats, owner })
+        Arc::new(Self { inner, limits, stats, owner, caught_up: Notify::new() })
     }
 
     /// Says to what in the binding this router belongs. The first call counts.
@@ -84,22 +92,19 @@ impl Router {
         self.owner.get()?.upgrade()
     }
 
-    /// A new lane that is emptied on the given loop.
+    /// A new lane that is emptied on the given loop. Nobody is connected by it yet.
     pub fn open(&self, mailbox: &Arc<LoopMailbox>) -> LaneId {
         self.inner.lock().lanes.open(mailbox)
     }
 
-    /// Registers a lane as a connection of a user. False if the lane is not open any more.
+    /// Registers an open lane as a connection of a user. False if the lane is not open any more.
     pub fn connect(&self, user_id: &str, id: LaneId, mailbox: &Arc<LoopMailbox>) -> bool {
         let mut inner = self.inner.lock();
         if inner.lanes.get(id).is_none() {
             return false;
         }
         inner.lanes.ensure_living_loop(id.index, Some(mailbox));
-        let (user, new) = inner.registry.connect(user_id, id.index);
-        if let (true, Some(lane)) = (new, inner.lanes.get(id)) {
-            lane.users.push(user);
-        }
+        inner.register(user_id, id);
         true
     }
 
@@ -247,6 +252,41 @@ impl Router {
             inner.lanes.finish(id);
         }
         inner.lanes.take(mailbox, most, taken);
+        let caught_up = inner.lanes.may_have_caught_up();
+        drop(inner);
+        if caught_up {
+            self.caught_up.notify_one();
+        }
+    }
+
+    /// Waits while an event loop is so far behind that reading more would only fill memory. The
+    /// broker keeps what is not read, as it does for a listener written in Python.
+    pub async fn keep_pace(&self) {
+        while self.is_behind() {
+            // The second branch is for a loop that was closed meanwhile and takes nothing any more.
+            tokio::select! {
+                () = self.caught_up.notified() => {}
+                () = tokio::time::sleep(LOOK_FOR_CLOSED_LOOPS) => {}
+            }
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        let _gate = runtime::gate();
+        self.inner.lock().lanes.are_behind(self.limits)
+    }
+
+    /// Says that a lane's send waits for its connection, and ends the sends in `done`. With `abandon`,
+    /// nobody on that loop is at work any more.
+    pub fn suspend(
+        self: &Arc<Self>,
+        mailbox: &Arc<LoopMailbox>,
+        id: LaneId,
+        done: &mut Vec<LaneId>,
+        abandon: bool,
+    ) {
+        self.inner.lock().lanes.suspend(id);
+        self.finish(mailbox, done, abandon);
     }
 
     /// Ends sends without taking more. With `abandon`, nobody on that loop is at work any more, so
@@ -351,6 +391,13 @@ impl Router {
 }
 
 impl Inner {
+    fn register(&mut self, user_id: &str, id: LaneId) {
+        let (user, new) = self.registry.connect(user_id, id.index);
+        if let (true, Some(lane)) = (new, self.lanes.get(id)) {
+            lane.users.push(user);
+        }
+    }
+
     /// Takes a lane out of the maps.
     fn unregister(&mut self, index: u32) {
         for user in self.lanes.take_users(index) {

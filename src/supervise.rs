@@ -103,6 +103,9 @@ impl Voice<'_> {
             if let Err(error) = next {
                 return error;
             }
+            if let Some(router) = self.job.router.clone().or_else(router::current) {
+                router.keep_pace().await;
+            }
             // A firehose must not keep the publishing side, on the same thread, from its turn.
             tokio::task::yield_now().await;
         }

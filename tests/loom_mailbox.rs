@@ -1,8 +1,8 @@
 //! Every interleaving of two producers and the loop's reader, checked by loom.
 //!
-//! `RUSTFLAGS="--cfg fanwire_loom" cargo test --release --no-default-features --test loom_mailbox`
-//! (part of `make rust-test`); without that cfg there is nothing to check here.
-#![cfg(fanwire_loom)]
+//! `cargo test --no-default-features --features loom --test loom_mailbox` (part of `make rust-test`);
+//! without that feature there is nothing to check here.
+#![cfg(feature = "loom")]
 
 use fanwire::mailbox::Mailbox;
 use loom::sync::Arc;

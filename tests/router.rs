@@ -96,7 +96,8 @@ fn a_lane_that_overflows_is_given_up_and_hurts_nobody_else() {
     let slow = connected(&router, "slow", &mailbox);
     router.subscribe("slow", "x");
     route(&router, &stats, "upload:x", &[b"1"]);
-    assert_eq!(texts(take(&router, &mailbox, &[], 10)), ["1"], "in hand, and its send stalls");
+    assert_eq!(texts(take(&router, &mailbox, &[], 10)), ["1"]);
+    router.suspend(&mailbox, slow, &mut Vec::new(), true);
     let quick = connected(&router, "quick", &mailbox);
     router.subscribe("quick", "x");
     for text in [b"2", b"3", b"4"] {
@@ -169,4 +170,32 @@ fn payloads_that_are_not_text_are_skipped_and_named() {
     assert_eq!((stats.not_utf8.get(), stats.not_json.get()), (1, 1));
     assert_eq!(texts(take(&router, &mailbox, &[], 10)), ["text"]);
     assert_eq!(texts(take(&router, &mailbox, &[lane], 10)), ["{}"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_that_outruns_the_loop_slows_the_reading_and_disconnects_nobody() {
+    let limits = LaneLimits { messages: 4, bytes: 1000 };
+    let (router, stats) = (Router::new(limits), ClientStats::default());
+    let (mailbox, _) = event_loop();
+    let lane = connected(&router, "a", &mailbox);
+    let payloads: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+    let bytes: Vec<&[u8]> = payloads.iter().map(String::as_bytes).collect();
+    route(&router, &stats, "user:a", &bytes);
+    let waiting = |router: &Arc<Router>| {
+        let router = Arc::clone(router);
+        async move { tokio::time::timeout(std::time::Duration::from_secs(5), router.keep_pace()).await }
+    };
+    assert!(waiting(&router).await.is_err(), "far behind");
+    let mut seen = texts(take(&router, &mailbox, &[], 1));
+    while seen.len() < 9 {
+        seen.extend(texts(take(&router, &mailbox, &[lane], 1)));
+    }
+    assert!(waiting(&router).await.is_ok(), "caught up");
+    seen.extend(texts(take(&router, &mailbox, &[lane], 1)));
+    assert_eq!(seen, payloads);
+    assert_eq!(router.stats.dropped.get() + router.stats.overflowed.get(), 0);
+    // A loop that is closed while it is behind must not stop the listener for ever.
+    route(&router, &stats, "user:a", &bytes);
+    mailbox.close();
+    assert!(waiting(&router).await.is_ok());
 }

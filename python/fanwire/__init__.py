@@ -1,7 +1,7 @@
 """Live progress and topic messages across the instances of a Python web app, from a Rust core.
 
-FastAPI apps use :class:`ConnectionManager` and :class:`UploadProgressPublisher`; a worker process uses
-the publisher alone. See the README for a first app.
+FastAPI apps use :class:`ConnectionManager` and :class:`UploadProgressPublisher`; a worker process
+uses the publisher alone. See the README for a first app.
 """
 
 import warnings
@@ -18,11 +18,13 @@ from fanwire._core import (
     init_publisher,
 )
 from fanwire.errors import BrokerError, BrokerTimeoutError, ConfigError, Error, PublishError
+from fanwire.types import Connection
 
 __all__ = [
     "BrokerError",
     "BrokerTimeoutError",
     "ConfigError",
+    "Connection",
     "ConnectionManager",
     "Error",
     "MapView",

@@ -14,7 +14,7 @@ _closing: set[asyncio.Task[None]] = set()
 async def close_all(
     connections: Iterable[Any], code: int, reason: str, timeout_seconds: float
 ) -> None:
-    """Close connections side by side; errors and those that take too long are logged, not raised."""
+    """Close connections side by side; errors and those that take too long are logged."""
     tasks = [
         asyncio.ensure_future(_close(connection, code, reason, timeout_seconds))
         for connection in connections

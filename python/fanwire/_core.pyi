@@ -1,62 +1,135 @@
-"""The native module. Public names are re-exported by ``fanwire``; import them from there."""
+"""The native module. Its public names are re-exported by ``fanwire``; import them from there."""
 
-from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar, final, overload
+from collections.abc import Coroutine, Iterator, Mapping
+from typing import Any, TypeVar, final, overload
+
+from typing_extensions import disjoint_base
+
+from fanwire.types import Connection
 
 _D = TypeVar("_D")
 
+__all__ = [
+    "ConnectionManager",
+    "MapView",
+    "UploadProgressPublisher",
+    "__build_profile__",
+    "__version__",
+    "get_manager",
+    "get_publisher",
+    "init_manager",
+    "init_publisher",
+]
+
 __version__: str
-
-class Connection(Hashable, Protocol):
-    """What fanwire needs of a connection: two coroutines, and to be hashable. Nothing else is touched."""
-
-    async def send_text(self, data: str, /) -> Any: ...
-    async def close(self, code: int = ..., reason: str | None = ...) -> Any: ...
+__build_profile__: str
 
 @final
 class MapView(Mapping[str, frozenset[Any]]):
     """A live, read-only view of one of the manager's maps, from a name to a set.
 
-    Behaves as the ``defaultdict(set)`` it stands for: ``view[missing]`` is an empty set (nothing is
-    created by looking), ``view.get(missing)`` is None, and it is equal to a dict of the same content.
+    Behaves as the ``defaultdict(set)`` it stands for: ``view[missing]`` is an empty set (nothing
+    is created by looking), ``view.get(missing)`` is None, and it is equal to a dict of the same
+    content.
     """
 
     def __getitem__(self, key: str, /) -> frozenset[Any]: ...
     def __iter__(self) -> Iterator[str]: ...
     def __len__(self) -> int: ...
+    @overload
+    def get(self, key: str, default: None = None, /) -> frozenset[Any] | None: ...
+    @overload
+    def get(self, key: str, default: frozenset[Any] | _D, /) -> frozenset[Any] | _D: ...
 
+@disjoint_base
 class ConnectionManager:
     """Who is connected to this process, and who watches which upload. The maps live in Rust.
 
     Args:
-        max_queued_messages: how many messages may wait for one connection (default 1,024).
-        max_queued_bytes: how many bytes of payload may wait for one connection (default 4 MiB).
+        max_queued_messages: how many messages may wait for one slow connection (default 1,024).
+        max_queued_bytes: how many bytes of payload may wait for one (default 4 MiB).
 
-    A connection that lets more than that wait is disconnected and counted; nobody else notices.
+    A connection whose send is suspended and that lets more than that wait is disconnected and
+    counted; nobody else notices. Where only the event loop is behind, nothing is disconnected: the
+    listener reads more slowly.
 
     Raises:
-        ValueError: a limit is zero.
+        fanwire.ConfigError: a limit is zero.
     """
 
-    def __init__(self, *, max_queued_messages: int = 1024, max_queued_bytes: int = 4_194_304) -> None: ...
+    def __init__(
+        self, *, max_queued_messages: int = 1024, max_queued_bytes: int = 4_194_304
+    ) -> None: ...
     @property
-    def user_connections(self) -> MapView: ...
+    def user_connections(self) -> MapView:
+        """User id to the set of that user's connections here."""
     @property
-    def upload_subscribers(self) -> MapView: ...
+    def upload_subscribers(self) -> MapView:
+        """Upload id to the set of ids of the users who watch it here."""
     @property
-    def user_subscriptions(self) -> MapView: ...
-    def connect(self, user_id: str, websocket: Connection) -> Coroutine[Any, Any, None]: ...
-    def disconnect(self, user_id: str, websocket: Connection) -> Coroutine[Any, Any, None]: ...
-    def subscribe_upload(self, user_id: str, upload_id: str) -> Coroutine[Any, Any, None]: ...
-    def unsubscribe_upload(self, user_id: str, upload_id: str) -> Coroutine[Any, Any, None]: ...
-    def send_to_user(self, user_id: str, message: Any) -> Coroutine[Any, Any, None]: ...
-    def send_to_upload_subscribers(self, upload_id: str, message: Any) -> Coroutine[Any, Any, None]: ...
-    def get_upload_subscriber_ids(self, upload_id: str) -> set[str]: ...
-    def disconnect_all(self) -> Coroutine[Any, Any, None]: ...
-    def stats(self) -> dict[str, int]: ...
+    def user_subscriptions(self) -> MapView:
+        """User id to the set of ids of the uploads the user watches."""
+    def connect(self, user_id: str, websocket: Connection) -> Coroutine[Any, Any, None]:
+        """Register a connection of a user. The same connection counts once.
 
+        It is served on the event loop that runs this.
+
+        Raises:
+            TypeError: the id is not a str, or the connection is not hashable.
+        """
+    def disconnect(self, user_id: str, websocket: Connection) -> Coroutine[Any, Any, None]:
+        """Take a connection out at once, and with the user's last one the user's subscriptions.
+
+        It is not closed. One that is not registered is no error.
+        """
+    def subscribe_upload(self, user_id: str, upload_id: str) -> Coroutine[Any, Any, None]:
+        """Make a user watch an upload from now on. The user need not be connected yet."""
+    def unsubscribe_upload(self, user_id: str, upload_id: str) -> Coroutine[Any, Any, None]:
+        """Make a user stop watching an upload at once. One that is not watched is no error."""
+    def send_to_user(self, user_id: str, message: Any) -> Coroutine[Any, Any, None]:
+        """Send to every connection of a user in this process, side by side.
+
+        Done when each send has finished or failed; one that fails is disconnected. The message is
+        encoded at the call, as by ``UploadProgressPublisher.publish_progress``.
+
+        Raises:
+            TypeError, ValueError: the message cannot be encoded; the text says where in it.
+        """
+    def send_to_upload_subscribers(self, upload_id: str, message: Any) -> Coroutine[Any, Any, None]:
+        """Send to every connection of every user who watches an upload, as ``send_to_user``."""
+    def get_upload_subscriber_ids(self, upload_id: str) -> set[str]:
+        """Return the ids of the users who watch an upload here: a copy."""
+    def disconnect_all(self) -> Coroutine[Any, Any, None]:
+        """Close every connection with 1012 "Server reloading", and clear all maps.
+
+        Errors while closing are ignored; what does not close within 5 s is left alone.
+        """
+    def stats(self) -> dict[str, int]:
+        """Return counters and gauges of deliveries to local connections, by name."""
+
+@disjoint_base
 class UploadProgressPublisher:
-    """Publishes upload progress through a broker, and forwards what others publish to local connections."""
+    """Publishes upload progress, and forwards what any instance publishes to local connections.
+
+    Publishing needs no ``start()``, works from any event loop, from several one after another,
+    and after a fork.
+
+    Args:
+        url: ``redis://``, ``rediss://``, ``unix:///path`` or ``memory://``. Default: the
+            environment's FANWIRE_URL, then REDIS_URL, then ``memory://`` with a warning in the log.
+        manager: whose connections are served. Default: that of ``get_manager()``, looked up
+            whenever a message arrives.
+        strict: raise trouble with the broker instead of logging it once per outage.
+        connect_timeout_seconds: for connecting, authenticating and subscribing together.
+        publish_timeout_seconds: for the broker's answer to a publish.
+        max_message_bytes: a larger payload is refused with ValueError.
+        max_pending_messages: how many messages ``publish_nowait`` lets wait.
+        max_pending_bytes: how many bytes of payload ``publish_nowait`` lets wait.
+
+    Raises:
+        fanwire.ConfigError: an option makes no sense. A URL that makes none is raised by
+            ``start()`` and by publishing.
+    """
 
     def __init__(
         self,
@@ -71,18 +144,84 @@ class UploadProgressPublisher:
         max_pending_bytes: int = 16_777_216,
     ) -> None: ...
     @property
-    def url(self) -> str: ...
+    def url(self) -> str:
+        """The broker's URL, its secrets masked."""
     @property
-    def running(self) -> bool: ...
-    def start(self) -> Coroutine[Any, Any, None]: ...
-    def stop(self) -> Coroutine[Any, Any, None]: ...
-    def publish_progress(self, upload_id: str, message: Any) -> Coroutine[Any, Any, None]: ...
-    def publish_to_user(self, user_id: str, message: Any) -> Coroutine[Any, Any, None]: ...
-    def publish_nowait(self, upload_id: str, message: Any) -> bool: ...
-    def publish_to_user_nowait(self, user_id: str, message: Any) -> bool: ...
-    def stats(self) -> dict[str, Any]: ...
+    def running(self) -> bool:
+        """Whether the listener runs: subscribed, or trying to be."""
+    def start(self) -> Coroutine[Any, Any, None]:
+        """Start to listen. A second call does nothing.
 
-def init_manager(*, max_queued_messages: int = 1024, max_queued_bytes: int = 4_194_304) -> ConnectionManager: ...
-def get_manager() -> ConnectionManager: ...
-def init_publisher(url: str | None = None, **options: Any) -> UploadProgressPublisher: ...
-def get_publisher() -> UploadProgressPublisher: ...
+        When it returns the listener is subscribed, or the broker could not be reached: then the
+        listener keeps trying (with ``strict=True`` that is raised instead).
+
+        Raises:
+            fanwire.ConfigError: the URL makes no sense.
+            fanwire.BrokerError: wrong password, no permission, or not a broker.
+        """
+    def stop(self) -> Coroutine[Any, Any, None]:
+        """Stop listening and publishing, within 2 s whatever the broker does.
+
+        What waits to be published goes out first, for 1.5 s at most. A second call does nothing.
+        The application's connections stay open: ``ConnectionManager.disconnect_all`` closes them.
+        """
+    def publish_progress(self, upload_id: str, message: Any) -> Coroutine[Any, Any, None]:
+        """Publish to everybody who watches an upload, on any instance.
+
+        Messages of one publisher are sent in the order in which they were published, those of
+        ``publish_nowait`` included.
+
+        Args:
+            upload_id: any str; the channel is ``upload:{upload_id}``.
+            message: anything with ``model_dump_json()``, or dict, list, str, int, float, bool or
+                None with dataclasses, ``msgspec.Struct``, datetime, UUID, Enum, Decimal and the
+                like inside; or ``bytes`` that are JSON already. It is encoded at the call.
+
+        Raises:
+            TypeError, ValueError: the message cannot be encoded, or is larger than
+                ``max_message_bytes``; the text says where in it.
+            fanwire.PublishError: the broker did not take it; only with ``strict=True``.
+        """
+    def publish_to_user(self, user_id: str, message: Any) -> Coroutine[Any, Any, None]:
+        """Publish to every connection of a user, on any instance, as ``publish_progress``."""
+    def publish_nowait(self, upload_id: str, message: Any) -> bool:
+        """Queue a message for an upload; for hot loops and for code without an event loop.
+
+        Returns:
+            False when too much waits already: the message is not queued, and counted in
+            ``stats()["publish_refused"]``.
+
+        Raises:
+            TypeError, ValueError: as ``publish_progress``.
+        """
+    def publish_to_user_nowait(self, user_id: str, message: Any) -> bool:
+        """As ``publish_nowait``, for a user."""
+    def stats(self) -> dict[str, int]:
+        """Return counters and gauges by name: of this publisher and of its manager."""
+
+def init_manager(
+    *, max_queued_messages: int = 1024, max_queued_bytes: int = 4_194_304
+) -> ConnectionManager:
+    """Make the process-wide manager and return it. One made before is replaced, not closed."""
+
+def get_manager() -> ConnectionManager:
+    """Return the process-wide manager.
+
+    Raises:
+        RuntimeError: ``init_manager()`` has not been called.
+    """
+
+def init_publisher(url: str | None = None, **options: Any) -> UploadProgressPublisher:
+    """Make the process-wide publisher and return it. One made before is replaced, not stopped.
+
+    Args:
+        url: as for ``UploadProgressPublisher``.
+        options: as for ``UploadProgressPublisher``.
+    """
+
+def get_publisher() -> UploadProgressPublisher:
+    """Return the process-wide publisher.
+
+    Raises:
+        RuntimeError: ``init_publisher()`` has not been called.
+    """

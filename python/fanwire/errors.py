@@ -1,4 +1,6 @@
-"""The exceptions of fanwire. Each also derives from the built-in that a caller would catch anyway."""
+"""The exceptions of fanwire. Each also derives from the built-in that one would catch anyway."""
+
+__all__ = ["BrokerError", "BrokerTimeoutError", "ConfigError", "Error", "PublishError"]
 
 
 class Error(Exception):
@@ -10,12 +12,12 @@ class ConfigError(Error, ValueError):
 
 
 class BrokerError(Error, ConnectionError):
-    """A broker refused the connection for good: wrong password, no permission, or not a broker at all."""
+    """A broker refused for good: wrong password, no permission, or not a broker at all."""
+
+
+class BrokerTimeoutError(BrokerError, TimeoutError):
+    """The broker did not answer in time. Raised by ``start()`` with ``strict=True``."""
 
 
 class PublishError(Error, ConnectionError):
     """A message did not reach the broker. Raised only by a publisher with ``strict=True``."""
-
-
-class BrokerTimeoutError(BrokerError, TimeoutError):
-    """The broker did not answer in time. Raised by ``start()`` of a publisher with ``strict=True``."""

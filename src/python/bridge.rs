@@ -8,6 +8,7 @@
 //! Ownership: the loop owns the reader (through `add_reader`), the reader owns the bridge. Closing the
 //! loop drops the reader, which closes the mailbox and the descriptor. Nothing here keeps a loop alive.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
@@ -22,6 +23,7 @@ use slab::Slab;
 use super::errors::{self, Doing};
 use super::{connections, logging};
 use crate::mailbox::Mailbox;
+use crate::outbox::Outbox;
 use crate::post::{LoopMailbox, Outcome, Post};
 use crate::runtime;
 
@@ -38,6 +40,8 @@ pub struct Bridge {
     bell: Arc<Bell>,
     event_loop: Py<PyWeakrefReference>,
     waiting: Mutex<Slab<(Py<PyAny>, Doing)>>,
+    /// Outboxes to be flushed at the end of this turn of the loop.
+    gathering: Mutex<Vec<Arc<Outbox>>>,
 }
 
 /// The descriptor that wakes the loop; None once the loop is gone.
@@ -90,6 +94,11 @@ impl Bell {
     }
 }
 
+thread_local! {
+    /// The bridge found last: nearly always this thread has one loop.
+    static LAST: RefCell<(usize, Weak<Bridge>)> = const { RefCell::new((0, Weak::new())) };
+}
+
 /// The bridge of the running loop, made at the first call.
 ///
 /// Raises RuntimeError where no loop runs.
@@ -97,22 +106,34 @@ pub fn running(py: Python<'_>) -> PyResult<Arc<Bridge>> {
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let event_loop = GET.import(py, "asyncio", "get_running_loop")?.call0()?;
     let address = event_loop.as_ptr() as usize;
-    let found = BRIDGES.lock().as_ref().and_then(|all| all.get(&address).and_then(Weak::upgrade));
-    if let Some(bridge) = found
-        && !bridge.mailbox.is_closed()
-        && bridge.event_loop.bind(py).upgrade().is_some_and(|alive| alive.is(&event_loop))
+    if let Some(bridge) =
+        LAST.with_borrow(|last| if last.0 == address { last.1.upgrade() } else { None })
+        && bridge.serves(&event_loop)
     {
         return Ok(bridge);
     }
-    let bridge = Bridge::install(&event_loop)?;
-    let mut bridges = BRIDGES.lock();
-    let bridges = bridges.get_or_insert_default();
-    bridges.retain(|_, bridge| bridge.strong_count() > 0);
-    bridges.insert(address, Arc::downgrade(&bridge));
+    let known = BRIDGES.lock().as_ref().and_then(|all| all.get(&address).and_then(Weak::upgrade));
+    let bridge = if let Some(bridge) = known.filter(|bridge| bridge.serves(&event_loop)) {
+        bridge
+    } else {
+        let bridge = Bridge::install(&event_loop)?;
+        let mut bridges = BRIDGES.lock();
+        let bridges = bridges.get_or_insert_default();
+        bridges.retain(|_, bridge| bridge.strong_count() > 0);
+        bridges.insert(address, Arc::downgrade(&bridge));
+        bridge
+    };
+    LAST.set((address, Arc::downgrade(&bridge)));
     Ok(bridge)
 }
 
 impl Bridge {
+    /// Whether it is the bridge of this loop, and not of one that had the same address before.
+    fn serves(&self, event_loop: &Bound<'_, PyAny>) -> bool {
+        let alive = || self.event_loop.bind(event_loop.py()).upgrade();
+        !self.mailbox.is_closed() && alive().is_some_and(|alive| alive.is(event_loop))
+    }
+
     fn install(event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Self>> {
         let py = event_loop.py();
         let bell = Arc::new(Bell::new()?);
@@ -123,8 +144,13 @@ impl Bridge {
         ));
         let event_loop_ref = PyWeakrefReference::new(event_loop)?.unbind();
         let fd = bell.ends.lock().as_ref().map_or(-1, |ends| ends.read.as_raw_fd());
-        let bridge =
-            Arc::new(Self { mailbox, bell, event_loop: event_loop_ref, waiting: Mutex::default() });
+        let bridge = Arc::new(Self {
+            mailbox,
+            bell,
+            event_loop: event_loop_ref,
+            waiting: Mutex::default(),
+            gathering: Mutex::default(),
+        });
         let reader = Reader { bridge: Arc::clone(&bridge), rest: Mutex::default() };
         // In an empty context: the pumps inherit it, and must not carry the context variables of
         // whichever request happened to come first.
@@ -145,6 +171,22 @@ impl Bridge {
         let future = self.event_loop(py)?.call_method0(intern!(py, "create_future"))?.unbind();
         let token = self.waiting.lock().insert((future.clone_ref(py), doing));
         Ok((future, token as u64))
+    }
+
+    /// Has an outbox flushed at the end of this turn of the loop.
+    pub fn flush_soon(self: &Arc<Self>, py: Python<'_>, outbox: Arc<Outbox>) -> PyResult<()> {
+        let mut gathering = self.gathering.lock();
+        if gathering.iter().any(|other| Arc::ptr_eq(other, &outbox)) {
+            return Ok(());
+        }
+        gathering.push(outbox);
+        let first = gathering.len() == 1;
+        drop(gathering);
+        if first {
+            let flush = Flush { bridge: Arc::clone(self) };
+            self.event_loop(py)?.call_method1(intern!(py, "call_soon"), (flush,))?;
+        }
+        Ok(())
     }
 
     fn complete(&self, py: Python<'_>, token: u64, outcome: Outcome) -> PyResult<()> {
@@ -177,6 +219,22 @@ impl Bridge {
         // One post that fails must not take the others with it.
         if let Err(error) = handled {
             error.write_unraisable(py, None);
+        }
+    }
+}
+
+/// What the loop calls at the end of a turn in which messages were published.
+#[pyclass(frozen, module = "fanwire._core", name = "_Flush")]
+struct Flush {
+    bridge: Arc<Bridge>,
+}
+
+#[pymethods]
+impl Flush {
+    fn __call__(&self) {
+        let outboxes = std::mem::take(&mut *self.bridge.gathering.lock());
+        for outbox in outboxes {
+            outbox.flush();
         }
     }
 }

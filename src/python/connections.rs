@@ -33,18 +33,23 @@ pub struct ManagerState {
     connections: Mutex<Vec<Option<Connection>>>,
     /// Packed lane id by connection. A dict, because "the same connection" is what Python says it is.
     ids: Py<PyDict>,
+    /// Its method `setdefault`, bound once.
+    set_default: Py<PyAny>,
 }
 
 impl ManagerState {
     /// A manager with nobody connected.
-    pub fn new(py: Python<'_>, limits: LaneLimits) -> Arc<Self> {
+    pub fn new(py: Python<'_>, limits: LaneLimits) -> PyResult<Arc<Self>> {
         let router = Router::new(limits);
-        let ids = PyDict::new(py).unbind();
+        let ids = PyDict::new(py);
+        let set_default = ids.getattr("setdefault")?.unbind();
+        let ids = ids.unbind();
         let connections = Mutex::default();
-        let state = Arc::new(Self { router, pumps: Pumps::default(), connections, ids });
+        let state =
+            Arc::new(Self { router, pumps: Pumps::default(), connections, ids, set_default });
         let owner: Weak<Self> = Arc::downgrade(&state);
         state.router.set_owner(owner);
-        state
+        Ok(state)
     }
 
     /// The connection that belongs to an open lane.
@@ -64,33 +69,33 @@ impl ManagerState {
         let py = connection.py();
         let bridge = bridge::running(py)?;
         loop {
-            if let Some(id) = self.lane_of(connection)? {
-                if self.router.connect(user_id, id, &bridge.mailbox) {
-                    return Ok(());
-                }
-                self.forget(py, id, connection)?; // given up a moment ago
-            }
+            // As if it were new, which it nearly always is: one look into the dict then.
             let id = self.router.open(&bridge.mailbox);
-            {
-                let mut connections = self.connections.lock();
-                let index = id.index as usize;
-                if connections.len() <= index {
-                    connections.resize_with(index + 1, || None);
-                }
-                connections[index] = Some((id.generation, connection.clone().unbind()));
-            }
-            // Another thread may have come first, or the connection may turn out to be unhashable.
-            let kept =
-                self.ids.bind(py).call_method1(intern!(py, "setdefault"), (connection, id.pack()));
-            match kept.and_then(|kept| kept.extract::<u64>()) {
-                Ok(kept) if kept == id.pack() => {}
-                other => {
+            self.keep(id, connection);
+            let packed = id.pack().into_pyobject(py)?.into_any();
+            let known = match self.set_default.bind(py).call1((connection, &packed)) {
+                Ok(known) if known.is(&packed) => id,
+                known => {
                     self.router.close(id);
                     drop(self.take_connection(id));
-                    other?;
+                    LaneId::unpack(known?.extract()?) // an error: not hashable, perhaps
                 }
+            };
+            if self.router.connect(user_id, known, &bridge.mailbox) {
+                return Ok(());
             }
+            self.forget(py, known, connection)?; // given up a moment ago
         }
+    }
+
+    fn keep(&self, id: LaneId, connection: &Bound<'_, PyAny>) {
+        let mut connections = self.connections.lock();
+        let index = id.index as usize;
+        if connections.len() <= index {
+            connections.resize_with(index + 1, || None);
+        }
+        // The index was free, so there is nothing to drop here.
+        connections[index] = Some((id.generation, connection.clone().unbind()));
     }
 
     /// Takes a connection of a user out.

@@ -6,7 +6,8 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{
-    PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple, PyType,
+    PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString,
+    PyTuple, PyType,
 };
 
 use super::scalars::{self, Class, class};
@@ -15,17 +16,18 @@ use crate::message;
 /// Deeper nesting is refused; it also ends circular structures, long before the stack does.
 const MAX_DEPTH: usize = 200;
 
-/// A message as JSON text in bytes. `bytes` are JSON already: checked, then taken as they are.
+/// A message as JSON text in bytes. `bytes` (or a bytearray) are JSON already: checked, then taken as they are.
 ///
 /// Raises TypeError or ValueError with the path to what cannot be encoded.
 pub fn to_bytes(message: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
-    if let Ok(bytes) = message.cast::<PyBytes>() {
-        let bytes = bytes.as_bytes();
-        let checked = message::check_json(bytes);
+    let bytes = message.cast::<PyBytes>().map(|bytes| bytes.as_bytes().to_vec());
+    let bytes = bytes.or_else(|_| message.cast::<PyByteArray>().map(PyByteArrayMethods::to_vec));
+    if let Ok(bytes) = bytes {
+        let checked = message::check_json(&bytes);
         checked.map_err(|why| {
             PyValueError::new_err(format!("message: bytes must be encoded JSON: {why}"))
         })?;
-        return Ok(bytes.to_vec());
+        return Ok(bytes);
     }
     let mut out = Vec::with_capacity(256);
     encode(message, &mut out, 0).map_err(|failure| failure.into_error(message.py()))?;
@@ -135,9 +137,8 @@ fn encode_other(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> En
             type_name(value.cast().map_err(PyErr::from)?)
         )));
     }
-    if kind.hasattr(intern!(py, "model_dump_json"))? {
-        let text = value.call_method0(intern!(py, "model_dump_json"))?;
-        return embed(&text, out);
+    if let Some(dump) = kind.getattr_opt(intern!(py, "model_dump_json"))? {
+        return encode_model(value, &kind, &dump, out);
     }
     if value.is_instance(class(py, &ENUM, "enum", "Enum")?)? {
         return encode(&value.getattr(intern!(py, "value"))?, out, depth + 1);
@@ -264,14 +265,18 @@ fn write_key(key: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded
 fn encode_dataclass(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded {
     let py = value.py();
     let fields = class(py, &FIELDS, "dataclasses", "fields")?.call1((value,))?;
-    let names =
-        fields.try_iter()?.map(|field| field?.getattr(intern!(py, "name"))?.extract::<String>());
-    let names = names.collect::<PyResult<Vec<_>>>()?;
-    let pairs = names.into_iter().map(|name| (name.clone(), name));
-    encode_attributes(value, pairs, out, depth)
+    let mut attributes = Vec::new();
+    for field in fields.try_iter()? {
+        let name: String = field?.getattr(intern!(py, "name"))?.extract()?;
+        let attribute = value.getattr(name.as_str());
+        let attribute =
+            attribute.map_err(|error| Failure::from(error).under(|| format!(".{name}")))?;
+        attributes.push((name.clone(), name, attribute));
+    }
+    encode_attributes(attributes, out, depth)
 }
 
-/// A `msgspec.Struct`, with the names and the tag that msgspec would encode.
+/// A `msgspec.Struct`, with the names and the tag that msgspec would encode, without what is unset.
 fn encode_struct(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded {
     let py = value.py();
     let kind = value.get_type();
@@ -286,40 +291,62 @@ fn encode_struct(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> E
         }
         return encode_items(items.into_iter(), out, depth);
     }
-    let dict = PyDict::new(py);
+    let mut attributes = Vec::with_capacity(names.len() + 1);
     if !tag.is_none() {
-        dict.set_item(config.getattr(intern!(py, "tag_field"))?, tag)?;
-    }
-    if dict.is_empty() {
-        return encode_attributes(value, names.into_iter().zip(shown), out, depth);
+        let field: String = config.getattr(intern!(py, "tag_field"))?.extract()?;
+        attributes.push((field.clone(), field, tag));
     }
     for (name, shown) in names.into_iter().zip(shown) {
-        dict.set_item(shown, value.getattr(name.as_str())?)?;
+        let attribute = value.getattr(name.as_str())?;
+        if attribute.get_type().name()? != "UnsetType" {
+            attributes.push((name, shown, attribute));
+        }
     }
-    encode_dict(&dict, out, depth)
+    encode_attributes(attributes, out, depth)
 }
 
+/// Attributes by their name in Python and in JSON.
 fn encode_attributes(
-    value: &Bound<'_, PyAny>,
-    names: impl Iterator<Item = (String, String)>,
+    attributes: Vec<(String, String, Bound<'_, PyAny>)>,
     out: &mut Vec<u8>,
     depth: usize,
 ) -> Encoded {
-    let py = value.py();
     out.push(b'{');
-    for (index, (name, shown)) in names.enumerate() {
+    for (index, (name, shown, value)) in attributes.into_iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        write_text(&PyString::new(py, &shown), out)?;
+        write_str(&shown, out)?;
         out.push(b':');
-        let step = || format!(".{name}");
-        let attribute =
-            value.getattr(name.as_str()).map_err(|error| Failure::from(error).under(step))?;
-        encode(&attribute, out, depth + 1).map_err(|failure| failure.under(step))?;
+        encode(&value, out, depth + 1).map_err(|failure| failure.under(|| format!(".{name}")))?;
     }
     out.push(b'}');
     Ok(())
+}
+
+/// A pydantic model, or anything that has its method.
+fn encode_model(
+    value: &Bound<'_, PyAny>,
+    kind: &Bound<'_, PyType>,
+    dump: &Bound<'_, PyAny>,
+    out: &mut Vec<u8>,
+) -> Encoded {
+    static PLAIN: Class = Class::new();
+    let py = value.py();
+    let has_serializer = kind.getattr_opt(intern!(py, "__pydantic_serializer__"))?;
+    if let Some(serializer) = has_serializer {
+        let plain = PLAIN.get_or_try_init(py, || {
+            let model = py.import("pydantic")?.getattr("BaseModel")?;
+            model.getattr("model_dump_json").map(Bound::unbind)
+        })?;
+        // Not overridden: straight to what it would call. 1.1 us instead of 1.8, and JSON for sure.
+        if dump.is(plain) {
+            let json = serializer.call_method1(intern!(py, "to_json"), (value,))?;
+            out.extend_from_slice(json.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes());
+            return Ok(());
+        }
+    }
+    embed(&value.call_method0(intern!(py, "model_dump_json"))?, out)
 }
 
 /// What `model_dump_json` returned: taken at its word if it is a str, checked if it is bytes.
@@ -345,6 +372,10 @@ fn embed(text: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Encoded {
 fn write_text(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Encoded {
     let text =
         text.to_str().map_err(|_| value_error("a str with a lone surrogate has no UTF-8 form"))?;
+    write_str(text, out)
+}
+
+fn write_str(text: &str, out: &mut Vec<u8>) -> Encoded {
     serde_json::to_writer(out, text).map_err(|error| value_error(error.to_string()))
 }
 

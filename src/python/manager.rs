@@ -13,7 +13,7 @@ use super::bridge;
 use super::connections::{CLOSE_TIMEOUT, ManagerState};
 use super::encode;
 use super::errors::{self, Doing};
-use super::operation::{Operation, Step};
+use super::operation::{Operation, Ready, Step};
 use super::views::MapView;
 use crate::channel::Address;
 use crate::lane::LaneLimits;
@@ -76,7 +76,10 @@ impl ConnectionManager {
 #[pymethods]
 impl ConnectionManager {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(
+        signature = (*_args, **_kwargs),
+        text_signature = "(*, max_queued_messages=1024, max_queued_bytes=4194304)"
+    )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self { state: PyOnceLock::new() }
     }
@@ -96,7 +99,7 @@ impl ConnectionManager {
             }
         }
         let limits = LaneLimits { messages: max_queued_messages, bytes: max_queued_bytes };
-        self.state.get_or_init(py, || ManagerState::new(py, limits));
+        self.state.get_or_try_init(py, || ManagerState::new(py, limits))?;
         Ok(())
     }
 
@@ -139,25 +142,19 @@ impl ConnectionManager {
         }))
     }
 
-    /// Takes a connection out, and with the user's last one all subscriptions of the user. One that is
+    /// Takes a connection out at once, and with the user's last one all subscriptions of the user. One that is
     /// not registered is no error.
     ///
     /// Args:
     ///     user_id: the id it was registered with.
     ///     websocket: the connection. It is not closed.
-    fn disconnect(
-        &self,
-        py: Python<'_>,
-        user_id: PyBackedStr,
-        websocket: Py<PyAny>,
-    ) -> PyResult<Operation> {
-        let state = Arc::clone(self.state(py)?);
-        Ok(Operation::new("ConnectionManager.disconnect", move |py| {
-            state.disconnect(&user_id, websocket.bind(py)).map(|()| Step::Done)
-        }))
+    fn disconnect(&self, user_id: &str, websocket: &Bound<'_, PyAny>) -> PyResult<Py<Ready>> {
+        let py = websocket.py();
+        self.state(py)?.disconnect(user_id, websocket)?;
+        Ready::get(py)
     }
 
-    /// Makes a user watch an upload: what is published for it reaches the user's connections here.
+    /// Makes a user watch an upload from now on: what is published for it reaches the user's connections here.
     ///
     /// Args:
     ///     user_id: any str; the user need not be connected yet.
@@ -165,17 +162,14 @@ impl ConnectionManager {
     fn subscribe_upload(
         &self,
         py: Python<'_>,
-        user_id: PyBackedStr,
-        upload_id: PyBackedStr,
-    ) -> PyResult<Operation> {
-        let state = Arc::clone(self.state(py)?);
-        Ok(Operation::new("ConnectionManager.subscribe_upload", move |_| {
-            state.router.subscribe(&user_id, &upload_id);
-            Ok(Step::Done)
-        }))
+        user_id: &str,
+        upload_id: &str,
+    ) -> PyResult<Py<Ready>> {
+        self.state(py)?.router.subscribe(user_id, upload_id);
+        Ready::get(py)
     }
 
-    /// Makes a user stop watching an upload. One that is not watched is no error.
+    /// Makes a user stop watching an upload at once. One that is not watched is no error.
     ///
     /// Args:
     ///     user_id: any str.
@@ -183,14 +177,11 @@ impl ConnectionManager {
     fn unsubscribe_upload(
         &self,
         py: Python<'_>,
-        user_id: PyBackedStr,
-        upload_id: PyBackedStr,
-    ) -> PyResult<Operation> {
-        let state = Arc::clone(self.state(py)?);
-        Ok(Operation::new("ConnectionManager.unsubscribe_upload", move |_| {
-            state.router.unsubscribe(&user_id, &upload_id);
-            Ok(Step::Done)
-        }))
+        user_id: &str,
+        upload_id: &str,
+    ) -> PyResult<Py<Ready>> {
+        self.state(py)?.router.unsubscribe(user_id, upload_id);
+        Ready::get(py)
     }
 
     /// Sends to every connection that a user has in this process, side by side. Done when each send
@@ -251,7 +242,9 @@ impl ConnectionManager {
         let py = slf.py();
         let close_all = py.import("fanwire._closing")?.getattr("close_all")?;
         let connections = TakeAll { state: Arc::clone(slf.get().state(py)?) };
-        Ok(close_all.call1((connections, RELOADING.0, RELOADING.1, CLOSE_TIMEOUT))?.unbind())
+        let closing = close_all.call1((connections, RELOADING.0, RELOADING.1, CLOSE_TIMEOUT))?;
+        closing.setattr("__qualname__", "ConnectionManager.disconnect_all")?;
+        Ok(closing.unbind())
     }
 
     /// Counters and gauges of deliveries to local connections, by name.
@@ -292,15 +285,16 @@ static CURRENT: Mutex<Option<Py<ConnectionManager>>> = Mutex::new(None);
 /// Makes the process-wide manager and returns it. One made before is replaced, not closed.
 ///
 /// Args:
-///     options: as for `ConnectionManager`.
+///     max_queued_messages, max_queued_bytes: as for `ConnectionManager`.
 #[pyfunction]
-#[pyo3(signature = (**options))]
+#[pyo3(signature = (*, max_queued_messages=1024, max_queued_bytes=4_194_304))]
 pub fn init_manager(
     py: Python<'_>,
-    options: Option<&Bound<'_, PyDict>>,
+    max_queued_messages: usize,
+    max_queued_bytes: usize,
 ) -> PyResult<Py<ConnectionManager>> {
-    let manager =
-        py.get_type::<ConnectionManager>().call((), options)?.cast_into::<ConnectionManager>()?;
+    let manager = Bound::new(py, ConnectionManager { state: PyOnceLock::new() })?;
+    manager.get().__init__(py, max_queued_messages, max_queued_bytes)?;
     router::set_current(Arc::clone(&manager.get().state(py)?.router));
     let old = CURRENT.lock().replace(manager.clone().unbind());
     drop(old); // without the lock: the end of its connections may run Python

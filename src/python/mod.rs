@@ -26,8 +26,6 @@ mod _core {
     #[pymodule_export]
     use super::manager::{ConnectionManager, get_manager, init_manager};
     #[pymodule_export]
-    use super::operation::Operation;
-    #[pymodule_export]
     use super::publisher::{UploadProgressPublisher, get_publisher, init_publisher};
     #[pymodule_export]
     use super::views::MapView;

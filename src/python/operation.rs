@@ -1,14 +1,23 @@
-//! The awaitable that every coroutine method of fanwire returns.
+//! What the coroutine methods of fanwire return.
 //!
-//! Nothing happens until its first step, where it also binds to the running loop. An operation
-//! without I/O ends in that step: 0.3 us for a map operation, where a future for each call
-//! (`future_into_py`) costs 107 us. One with I/O yields an asyncio future and ends when it is answered.
+//! A change of the maps needs neither I/O nor a loop: it is made at the call, and what comes back is
+//! [`Ready`], one object for all of them whose first step ends. That is 0.13 us for a subscription,
+//! where a coroutine around two dict operations takes 0.25 us, and a future for each call
+//! (`future_into_py`) 107 us.
+//!
+//! Everything else is an [`Operation`]: nothing happens until its first step, where it also binds to
+//! the running loop; then it yields an asyncio future and ends when that is answered.
+
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyStopIteration, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::client::Client;
 
 /// What the first step came to.
 pub enum Step {
@@ -16,13 +25,16 @@ pub enum Step {
     Done,
     /// It will be done when this future is.
     Wait(Py<PyAny>),
+    /// As `Wait`, and until then the client is not to end.
+    WaitWith(Py<PyAny>, Arc<Client>),
 }
 
 type Start = Box<dyn FnOnce(Python<'_>) -> PyResult<Step> + Send>;
 
 enum State {
     New(Start),
-    Waiting(Py<PyAny>),
+    /// The client is held, not used.
+    Waiting(Py<PyAny>, #[allow(dead_code)] Option<Arc<Client>>),
     Done,
 }
 
@@ -54,14 +66,10 @@ impl Operation {
         match state {
             State::New(start) => match start(py)? {
                 Step::Done => Ok(Progress::Returned),
-                Step::Wait(future) => {
-                    // What a future's own `__await__` does before it yields itself.
-                    future.setattr(py, intern!(py, "_asyncio_future_blocking"), true)?;
-                    *self.state.lock() = State::Waiting(future.clone_ref(py));
-                    Ok(Progress::Yielded(future))
-                }
+                Step::Wait(future) => self.wait(py, future, None),
+                Step::WaitWith(future, client) => self.wait(py, future, Some(client)),
             },
-            State::Waiting(future) => {
+            State::Waiting(future, _) => {
                 future.call_method0(py, intern!(py, "result")).map(|_| Progress::Returned)
             }
             State::Done => Err(PyRuntimeError::new_err(format!(
@@ -69,6 +77,20 @@ impl Operation {
                 self.name
             ))),
         }
+    }
+}
+
+impl Operation {
+    /// Yields a future as its own `__await__` would.
+    fn wait(
+        &self,
+        py: Python<'_>,
+        future: Py<PyAny>,
+        keeps: Option<Arc<Client>>,
+    ) -> PyResult<Progress> {
+        future.setattr(py, intern!(py, "_asyncio_future_blocking"), true)?;
+        *self.state.lock() = State::Waiting(future.clone_ref(py), keeps);
+        Ok(Progress::Yielded(future))
     }
 }
 
@@ -113,7 +135,7 @@ impl Operation {
     ) -> PyResult<Py<PyAny>> {
         let py = exception.py();
         let state = std::mem::replace(&mut *self.state.lock(), State::Done);
-        if let State::Waiting(future) = state {
+        if let State::Waiting(future, _) = state {
             future.call_method0(py, intern!(py, "cancel"))?;
         }
         Err(thrown(exception, value, traceback)?)
@@ -122,7 +144,7 @@ impl Operation {
     /// Ends it; an operation that has not begun never will.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let state = std::mem::replace(&mut *self.state.lock(), State::Done);
-        if let State::Waiting(future) = state {
+        if let State::Waiting(future, _) = state {
             future.call_method0(py, intern!(py, "cancel"))?;
         }
         Ok(())
@@ -141,7 +163,7 @@ impl Operation {
     fn __repr__(&self) -> String {
         let state = match *self.state.lock() {
             State::New(_) => "not started",
-            State::Waiting(_) => "waiting",
+            State::Waiting(..) => "waiting",
             State::Done => "done",
         };
         format!("<coroutine {} ({state})>", self.name)
@@ -149,7 +171,7 @@ impl Operation {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         if let Some(state) = self.state.try_lock()
-            && let State::Waiting(future) = &*state
+            && let State::Waiting(future, _) = &*state
         {
             visit.call(future)?;
         }
@@ -181,6 +203,54 @@ impl Drop for Operation {
                 raised.restore(py);
             }
         });
+    }
+}
+
+/// The awaitable of what is done already. It has no state: awaiting it twice is no error.
+#[pyclass(frozen, module = "fanwire._core", name = "_Ready")]
+pub struct Ready;
+
+impl Ready {
+    /// The one there is.
+    pub fn get(py: Python<'_>) -> PyResult<Py<Self>> {
+        static READY: PyOnceLock<Py<Ready>> = PyOnceLock::new();
+        READY.get_or_try_init(py, || Py::new(py, Self)).map(|ready| ready.clone_ref(py))
+    }
+}
+
+#[allow(clippy::unused_self)] // a Python object's methods have one
+#[pymethods]
+impl Ready {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self) -> Option<Py<PyAny>> {
+        None
+    }
+
+    fn send(&self, _value: &Bound<'_, PyAny>) -> PyResult<()> {
+        Err(PyStopIteration::new_err(()))
+    }
+
+    #[pyo3(signature = (exception, value=None, traceback=None, /))]
+    fn throw(
+        &self,
+        exception: Bound<'_, PyAny>,
+        value: Option<Bound<'_, PyAny>>,
+        traceback: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        Err(thrown(exception, value, traceback)?)
+    }
+
+    fn close(&self) {}
+
+    fn __repr__(&self) -> &'static str {
+        "<coroutine that is done>"
     }
 }
 

@@ -103,7 +103,10 @@ impl UploadProgressPublisher {
         Ok(Operation::new(name, move |py| {
             let bridge = bridge::running(py)?;
             let (future, token) = bridge.wait(py, doing)?;
-            client.publish(outgoing, Reply::new(Arc::clone(&bridge.mailbox), token));
+            let reply = Reply::new(Arc::clone(&bridge.mailbox), token);
+            if let Some(outbox) = client.publish(outgoing, reply) {
+                bridge.flush_soon(py, outbox)?;
+            }
             Ok(Step::Wait(future))
         }))
     }
@@ -121,7 +124,12 @@ impl UploadProgressPublisher {
 #[pymethods]
 impl UploadProgressPublisher {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(
+        signature = (*_args, **_kwargs),
+        text_signature = "(url=None, *, manager=None, strict=False, connect_timeout_seconds=2.0, \
+            publish_timeout_seconds=2.0, max_message_bytes=1048576, max_pending_messages=10000, \
+            max_pending_bytes=16777216)"
+    )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self { inner: PyOnceLock::new() }
     }
@@ -190,7 +198,7 @@ impl UploadProgressPublisher {
             let (future, token) = bridge.wait(py, Doing::Starting)?;
             let reply = Reply::new(Arc::clone(&bridge.mailbox), token);
             client.start(router, Arc::clone(&bridge.mailbox), reply);
-            Ok(Step::Wait(future))
+            Ok(Step::WaitWith(future, client))
         }))
     }
 

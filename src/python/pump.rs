@@ -261,13 +261,8 @@ impl Work {
         self.state.pumps.0.lock().insert(lane, task);
         self.flush();
         let rest = std::mem::take(&mut self.batch);
-        if rest.is_empty() {
-            self.state.router.finish(&self.bridge.mailbox, &mut self.done, true);
-            Ok(())
-        } else {
-            self.state.router.finish(&self.bridge.mailbox, &mut self.done, false);
-            spawn(py, &self.state, &self.bridge, rest)
-        }
+        self.state.router.suspend(&self.bridge.mailbox, lane, &mut self.done, rest.is_empty());
+        if rest.is_empty() { Ok(()) } else { spawn(py, &self.state, &self.bridge, rest) }
     }
 
     fn flush(&mut self) {

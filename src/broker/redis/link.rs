@@ -65,12 +65,12 @@ impl Link {
 
     fn verdict(&self, value: Value) -> Result<(), Error> {
         match value {
-            Value::ServerError(error) => match describe(&error.into(), &self.url, &self.limits) {
-                Error::Refused { reason, .. } | Error::Unreachable { reason, .. } => {
-                    Err(Error::Rejected(reason))
+            Value::ServerError(error) => {
+                match describe(&error.into(), &self.url, &self.limits) {
+                    Error::Refused { reason, .. } => Err(Error::Rejected(reason)),
+                    passing => Err(passing), // LOADING and the like
                 }
-                other => Err(other),
-            },
+            }
             _receivers => Ok(()),
         }
     }

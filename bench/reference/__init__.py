@@ -1,0 +1,1 @@
+"""The pure-Python reference: what fanwire stands in for, on redis-py with hiredis."""

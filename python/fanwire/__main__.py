@@ -1,0 +1,109 @@
+"""The command line: ``python -m fanwire demo`` and ``python -m fanwire --version``."""
+
+import argparse
+import os
+import sys
+from importlib.util import find_spec
+
+from fanwire import __version__
+
+# What the demo imports besides fanwire: the extra `fanwire[demo]`.
+_DEMO_MODULES = ("fastapi", "uvicorn", "websockets")
+
+
+def _at_least(minimum: int, what: str, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = minimum - 1
+    if number < minimum:
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+    return number
+
+
+def _port(text: str) -> int:
+    number = _at_least(0, "port", text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port")
+    return number
+
+
+def _instances(text: str) -> int:
+    return _at_least(1, "number of instances", text)
+
+
+def _mebibytes(text: str) -> int:
+    return _at_least(1, "number of MiB", text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fanwire")
+    parser.add_argument("--version", action="version", version=f"fanwire {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="serve a page on which uploads are watched live",
+        description="Serves a page on which a file is uploaded and its progress is watched live, "
+        "from any tab of any instance.",
+    )
+    broker = demo.add_mutually_exclusive_group()
+    broker.add_argument("--redis", dest="broker", metavar="URL", help="the same as --broker")
+    broker.add_argument(
+        "--broker",
+        metavar="URL",
+        help="where progress travels: redis://…, rediss://…, memory:// "
+        "(default: $FANWIRE_URL, else $REDIS_URL, else memory://)",
+    )
+    demo.add_argument(
+        "--instances",
+        type=_instances,
+        default=1,
+        metavar="N",
+        help="processes, on ports that follow one another (more than 1 needs a real broker)",
+    )
+    demo.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
+    demo.add_argument(
+        "--port", type=_port, default=8000, help="of the first instance; 0 takes free ones"
+    )
+    demo.add_argument(
+        "--max-upload-mib", type=_mebibytes, default=512, metavar="N", help="default: 512"
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    missing = [name for name in _DEMO_MODULES if find_spec(name) is None]
+    if missing:
+        return _fail(
+            f"the demo needs {', '.join(_DEMO_MODULES)}; not installed: {', '.join(missing)}.\n"
+            "Install them with: pip install 'fanwire[demo]'"
+        )
+    # Here and not above, because it imports the modules that were looked for just now.
+    from .demo.serve import DemoError, ServeOptions, serve  # noqa: PLC0415
+
+    broker_url = options.broker or os.environ.get("FANWIRE_URL") or os.environ.get("REDIS_URL")
+    try:
+        serve(
+            ServeOptions(
+                broker_url=broker_url or "memory://",
+                host=options.host,
+                port=options.port,
+                instances=options.instances,
+                max_upload_bytes=options.max_upload_mib * 1024 * 1024,
+            )
+        )
+    except DemoError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 130  # before anything was served; from then on Ctrl-C is an orderly end
+    return 0
+
+
+def _fail(text: str) -> int:
+    print(f"fanwire: {text}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""The WebSocket endpoint, and the protocol that its clients speak.
+
+The client says ``{"type": "auth", "token": …}`` within five seconds and is answered
+``auth_success``. Then it sends ``subscribe_upload``, ``unsubscribe_upload``, ``ping`` (answered
+with ``pong``) and ``pong`` (the answer to the server's ``ping``). Whatever else it receives comes
+through the manager.
+"""
+
+import asyncio
+from enum import IntEnum
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi.websockets import WebSocketState
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from fanwire import get_manager
+
+from .auth import user_of_token
+
+if TYPE_CHECKING:
+    from .progress import Uploads
+
+router = APIRouter()
+
+
+class CloseCode(IntEnum):
+    AUTH_TIMEOUT = 4001
+    AUTH_REQUIRED = 4002
+    INVALID_TOKEN = 4003
+    INVALID_MESSAGE = 4004
+
+
+class Watch(BaseModel):
+    action: Literal["subscribe_upload", "unsubscribe_upload"]
+    upload_id: str = Field(min_length=1, max_length=200)
+
+
+class Heartbeat(BaseModel):
+    action: Literal["ping", "pong"]
+
+
+_ClientMessage = Annotated[Watch | Heartbeat, Field(discriminator="action")]
+_client_message: TypeAdapter[Watch | Heartbeat] = TypeAdapter(_ClientMessage)
+
+
+class RefusedError(Exception):
+    """This connection ends here; the client is told why."""
+
+    def __init__(self, code: CloseCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+@router.websocket("/ws")
+async def watch_uploads(websocket: WebSocket) -> None:
+    await websocket.accept()
+    try:
+        user_id = await _authenticate(websocket)
+        await _serve(websocket, user_id)
+    except RefusedError as refused:
+        await websocket.close(refused.code, refused.reason)
+    except WebSocketDisconnect:
+        return  # the client left, which is how most conversations end
+
+
+async def _authenticate(websocket: WebSocket) -> str:
+    try:
+        async with asyncio.timeout(websocket.app.state.settings.auth_timeout_seconds):
+            text = await _receive_text(websocket)
+    except TimeoutError:
+        raise await _auth_error(
+            websocket, CloseCode.AUTH_TIMEOUT, "No auth message in time"
+        ) from None
+    try:
+        message = from_json(text)
+    except ValueError:
+        raise RefusedError(CloseCode.INVALID_MESSAGE, "Not JSON") from None
+    match message:
+        case {"type": "auth", "token": str(token)}:
+            user_id = user_of_token(token)
+        case _:
+            raise await _auth_error(websocket, CloseCode.AUTH_REQUIRED, "Auth required")
+    if user_id is None:
+        raise await _auth_error(websocket, CloseCode.INVALID_TOKEN, "Invalid token")
+    return user_id
+
+
+async def _auth_error(websocket: WebSocket, code: CloseCode, reason: str) -> RefusedError:
+    await websocket.send_json({"action": "auth_error", "message": reason})
+    return RefusedError(code, reason)
+
+
+async def _serve(websocket: WebSocket, user_id: str) -> None:
+    manager = get_manager()
+    # Registered before the client hears that it is: from auth_success on, it misses nothing.
+    await manager.connect(user_id, websocket)
+    heartbeat = asyncio.create_task(_send_heartbeats(websocket), name=f"heartbeat of {user_id}")
+    try:
+        await websocket.send_json({"action": "auth_success", "user_id": user_id})
+        while True:
+            await _handle(websocket, user_id, await _receive_text(websocket))
+    finally:
+        # Whatever ended the conversation: neither the heartbeat nor a subscription outlives it.
+        heartbeat.cancel()
+        await manager.disconnect(user_id, websocket)
+
+
+async def _handle(websocket: WebSocket, user_id: str, text: str) -> None:
+    try:
+        message = _client_message.validate_json(text)
+    except ValidationError:
+        raise RefusedError(CloseCode.INVALID_MESSAGE, "Invalid message") from None
+    match message:
+        # A real application asks here whether this user may watch this upload.
+        case Watch(action="subscribe_upload", upload_id=upload_id):
+            await get_manager().subscribe_upload(user_id, upload_id)
+            await _send_last_message(websocket, upload_id)
+        case Watch(upload_id=upload_id):
+            await get_manager().unsubscribe_upload(user_id, upload_id)
+        case Heartbeat(action="ping"):
+            await websocket.send_json({"action": "pong"})
+        case Heartbeat():
+            pass  # the answer to our own ping; that the socket took it is all we wanted to know
+
+
+async def _send_last_message(websocket: WebSocket, upload_id: str) -> None:
+    """Tell a late watcher where the upload stands, if this instance is the one that received it.
+
+    Sent after the subscription, so that nothing falls in between. A live message may overtake it:
+    the page drops what is older than what it shows.
+    """
+    uploads: Uploads = websocket.app.state.uploads
+    upload = uploads.get(upload_id)
+    if upload is not None:
+        await websocket.send_text(upload.last_message.model_dump_json())
+
+
+async def _send_heartbeats(websocket: WebSocket) -> None:
+    interval: float = websocket.app.state.settings.heartbeat_seconds
+    while True:
+        await asyncio.sleep(interval)
+        if websocket.application_state is not WebSocketState.CONNECTED:
+            return
+        try:
+            await websocket.send_json({"action": "ping"})
+        except WebSocketDisconnect:
+            return  # the endpoint learns of it from its own receive, and cleans up
+
+
+async def _receive_text(websocket: WebSocket) -> str:
+    # Not receive_text(): that fails with a KeyError when a client sends a binary frame.
+    message: dict[str, Any] = dict(await websocket.receive())
+    # The manager closes a connection that is too slow; what it still says then is not answered.
+    closed = websocket.application_state is not WebSocketState.CONNECTED
+    if closed or message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1006))
+    text = message.get("text")
+    if not isinstance(text, str):
+        raise RefusedError(CloseCode.INVALID_MESSAGE, "Text frames only")
+    return text

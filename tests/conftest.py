@@ -1,0 +1,142 @@
+"""What many tests need: brokers, publishers that are stopped in the end, and a manager."""
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import fanwire
+from tests.connections import RecordingConnection
+from tests.redis_server import RedisServer
+from tests.wire import Wire
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile(
+    "fanwire", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("fanwire")
+
+RedisFactory = Callable[..., RedisServer]
+PublisherFactory = Callable[..., fanwire.UploadProgressPublisher]
+WatcherFactory = Callable[..., Awaitable["Watcher"]]
+Unique = Callable[[str], str]
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def session_redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(session_redis: RedisServer) -> Iterator[RedisServer]:
+    """The server that tests share. A test that kills, stops or fills it makes one of its own."""
+    yield session_redis
+    session_redis.drop_clients()
+
+
+@pytest.fixture
+def make_redis() -> Iterator[RedisFactory]:
+    """Makes servers that belong to this test; the arguments are those of ``RedisServer``."""
+    with ExitStack() as servers:
+        yield lambda **options: servers.enter_context(RedisServer(**options))
+
+
+@pytest.fixture
+def own_redis(make_redis: RedisFactory) -> RedisServer:
+    """A server that belongs to this test, to be killed, stopped and restarted."""
+    return make_redis()
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where the publishers of a test meet. ``server`` is None for the embedded one."""
+
+    url: str
+    server: RedisServer | None
+
+
+@pytest.fixture(params=["memory", "redis", "redis-unix"])
+def broker(request: pytest.FixtureRequest) -> Broker:
+    if request.param == "memory":
+        return Broker("memory://", None)
+    server: RedisServer = request.getfixturevalue("redis_server")
+    return Broker(server.unix_url if request.param == "redis-unix" else server.url, server)
+
+
+@pytest.fixture
+async def make_publisher() -> AsyncIterator[PublisherFactory]:
+    """Makes publishers, and stops them when the test is over."""
+    made: list[fanwire.UploadProgressPublisher] = []
+
+    def make(url: str | None = None, **options: Any) -> fanwire.UploadProgressPublisher:
+        made.append(fanwire.UploadProgressPublisher(url, **options))
+        return made[-1]
+
+    yield make
+    for publisher in made:
+        await publisher.stop()
+
+
+@pytest.fixture
+def manager() -> fanwire.ConnectionManager:
+    return fanwire.ConnectionManager()
+
+
+@pytest.fixture
+def unique() -> Unique:
+    """Names that no other test uses: all publishers of a process meet in the embedded broker."""
+    number = next(_numbers)
+    return lambda name: f"{name}-{number}"
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """One user with one connection, who watches one upload through a publisher that was started."""
+
+    publisher: fanwire.UploadProgressPublisher
+    manager: fanwire.ConnectionManager
+    connection: RecordingConnection
+    user_id: str
+    upload_id: str
+
+
+@pytest.fixture
+def make_watcher(make_publisher: PublisherFactory, unique: Unique) -> WatcherFactory:
+    """``await make_watcher(url)``: an app's instance with one user who watches one upload."""
+
+    async def make(
+        url: str,
+        *,
+        upload_id: str | None = None,
+        connection: RecordingConnection | None = None,
+        **options: Any,
+    ) -> Watcher:
+        manager = fanwire.ConnectionManager()
+        publisher = make_publisher(url, manager=manager, **options)
+        watcher = Watcher(
+            publisher,
+            manager,
+            connection or RecordingConnection(),
+            unique("user"),
+            upload_id if upload_id is not None else unique("upload"),
+        )
+        await manager.connect(watcher.user_id, watcher.connection)
+        await manager.subscribe_upload(watcher.user_id, watcher.upload_id)
+        await publisher.start()
+        return watcher
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def wire() -> Iterator[Wire]:
+    wire = Wire()
+    yield wire
+    wire.close()

@@ -1,0 +1,130 @@
+"""The examples of README.md run as they stand, each in a process of its own.
+
+A Python block follows a line `<!-- runs: name.py -->`. What a script prints is the text block after
+it, if there is one. `app.py` is served by uvicorn and used over HTTP and a WebSocket.
+"""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import websockets
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCK = re.compile(
+    r"(?:<!-- runs: (?P<name>\S+\.py) -->\n)?```python\n(?P<code>.*?)```\n"
+    r"(?:\n```text\n(?P<prints>.*?)```\n)?",
+    re.DOTALL,
+)
+LIMIT_SECONDS = 30
+
+# The socket listens before its port is printed, so whoever reads the port can connect at once.
+SERVE = """
+import socket
+import uvicorn
+from app import app
+
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
+"""
+
+
+@dataclass(frozen=True)
+class Example:
+    name: str | None
+    code: str
+    prints: str | None
+
+
+EXAMPLES = [Example(**match.groupdict()) for match in BLOCK.finditer(README.read_text("utf-8"))]
+APP = next(example for example in EXAMPLES if example.name == "app.py")
+SCRIPTS = [example for example in EXAMPLES if example.name and example is not APP]
+
+
+def environment() -> dict[str, str]:
+    """No broker's URL from outside, and every warning is an error."""
+    kept = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+    return kept | {"FANWIRE_URL": "memory://", "PYTHONWARNINGS": "error", "PYTHONDEVMODE": "1"}
+
+
+def test_every_python_block_is_run() -> None:
+    assert EXAMPLES
+    unmarked = [example.code for example in EXAMPLES if example.name is None]
+    assert not unmarked, "mark these with <!-- runs: name.py -->"
+    assert README.read_text("utf-8").count("```python") == len(EXAMPLES)
+
+
+@pytest.mark.parametrize("example", SCRIPTS, ids=[str(example.name) for example in SCRIPTS])
+def test_a_script_prints_what_readme_says(example: Example, tmp_path: Path) -> None:
+    script = tmp_path / str(example.name)
+    script.write_text(example.code, "utf-8")
+    done = subprocess.run(
+        [sys.executable, script],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (example.prints or "")
+
+
+@contextmanager
+def served(directory: Path) -> Iterator[int]:
+    """Serves app.py; the value is its port."""
+    (directory / "app.py").write_text(APP.code, "utf-8")
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVE],
+        # uvicorn's own imports are not ours to warn about.
+        env=environment() | {"PYTHONWARNINGS": "default", "PYTHONDEVMODE": ""},
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with server:
+        try:
+            assert server.stdout is not None
+            yield int(server.stdout.readline())
+            server.send_signal(signal.SIGINT)
+            server.wait(LIMIT_SECONDS)
+        finally:
+            server.kill()
+
+
+def post(url: str, body: bytes) -> dict[str, int]:
+    with urllib.request.urlopen(url, data=body, timeout=LIMIT_SECONDS) as answer:
+        decoded: dict[str, int] = json.load(answer)
+        return decoded
+
+
+async def test_the_app_shows_the_progress_of_an_upload(tmp_path: Path) -> None:
+    body = bytes(3_000_000)
+    with served(tmp_path) as port:
+        address = f"127.0.0.1:{port}/uploads/u1"
+        async with asyncio.timeout(LIMIT_SECONDS):
+            async with websockets.connect(f"ws://{address}?user_id=ada") as watcher:
+                hello = json.loads(await watcher.recv())
+                assert hello == {"action": "subscribed", "upload_id": "u1"}
+                answer = await asyncio.to_thread(post, f"http://{address}", body)
+                assert answer == {"received": len(body)}
+                seen: list[int] = []
+                while not seen or seen[-1] != 100:
+                    message = json.loads(await watcher.recv())
+                    assert message["action"] == "upload_progress"
+                    assert message["payload"]["upload_id"] == "u1"
+                    seen.append(message["payload"]["progress_percent"])
+    assert seen == sorted(set(seen)), "progress never goes back, and nothing arrives twice"
+    assert len(seen) > 1

@@ -1,0 +1,118 @@
+# ruff: noqa: T201, TC003 (an app prints, and imports as it likes)
+"""How an app uses fanwire, for the type checkers alone: mypy --strict and pyright pass it."""
+
+from collections.abc import Coroutine
+from typing import Any, assert_type
+
+from fastapi import WebSocket
+from pydantic import BaseModel
+
+import fanwire
+from fanwire import (
+    BrokerError,
+    ConfigError,
+    ConnectionManager,
+    Error,
+    PublishError,
+    UploadProgressPublisher,
+    get_manager,
+    get_publisher,
+    init_manager,
+    init_publisher,
+)
+
+
+class Progress(BaseModel):
+    percent: int
+
+
+class OwnConnection:
+    """Any hashable object with these two coroutines will do."""
+
+    async def send_text(self, data: str) -> None: ...
+
+    async def close(self, code: int = 1000, reason: str | None = None) -> None: ...
+
+
+class AppPublisher(UploadProgressPublisher):
+    def __init__(self, url: str, app_name: str) -> None:
+        super().__init__(url, connect_timeout_seconds=1, strict=True)
+        self.app_name = app_name
+
+    async def finish(self, upload_id: str) -> None:
+        await self.publish_progress(upload_id, {"app": self.app_name, "done": True})
+
+
+class AppManager(ConnectionManager):
+    async def greet(self, user_id: str) -> None:
+        await self.send_to_user(user_id, "welcome")
+
+
+async def connections(manager: ConnectionManager, websocket: WebSocket) -> None:
+    await manager.connect("ada", websocket)
+    await manager.connect("ada", OwnConnection())
+    await manager.subscribe_upload("ada", "u1")
+    await manager.send_to_user("ada", Progress(percent=1))
+    await manager.send_to_upload_subscribers("u1", {"any": ["json", 1, None]})
+    assert_type(manager.get_upload_subscriber_ids("u1"), set[str])
+    assert_type(manager.stats(), dict[str, int])
+    await manager.unsubscribe_upload("ada", "u1")
+    await manager.disconnect("ada", websocket)
+    await manager.disconnect_all()
+
+
+def views(manager: ConnectionManager) -> None:
+    assert_type("ada" in manager.user_connections, bool)
+    assert_type(len(manager.upload_subscribers), int)
+    for upload_id, user_ids in manager.upload_subscribers.items():
+        assert_type(upload_id, str)
+        assert_type(user_ids, frozenset[Any])
+    assert_type(manager.user_subscriptions["ada"], frozenset[Any])
+    assert_type(manager.user_subscriptions.get("ada"), frozenset[Any] | None)
+    print(manager.user_connections == {"ada": {1}})
+
+
+async def publisher_(publisher: UploadProgressPublisher) -> None:
+    await publisher.start()
+    assert_type(publisher.running, bool)
+    assert_type(publisher.url, str)
+    await publisher.publish_progress("u1", Progress(percent=1))
+    await publisher.publish_to_user("ada", b'{"already":"encoded"}')
+    assert_type(publisher.publish_nowait("u1", [1, 2]), bool)
+    assert_type(publisher.publish_to_user_nowait("ada", None), bool)
+    coroutine: Coroutine[Any, Any, None] = publisher.publish_progress("u1", 1)
+    coroutine.close()
+    assert_type(publisher.stats(), dict[str, int])
+    await publisher.stop()
+
+
+async def module_functions() -> None:
+    assert_type(init_manager(max_queued_messages=10, max_queued_bytes=1_000), ConnectionManager)
+    assert_type(get_manager(), ConnectionManager)
+    assert_type(init_publisher(), UploadProgressPublisher)
+    assert_type(init_publisher("redis://localhost", strict=True), UploadProgressPublisher)
+    assert_type(get_publisher(), UploadProgressPublisher)
+    UploadProgressPublisher("memory://", manager=AppManager(), max_pending_messages=10)
+    await AppPublisher("memory://", "app").finish("u1")
+    assert_type(fanwire.__version__, str)
+
+
+def errors() -> None:
+    caught: list[type[Error]] = [ConfigError, BrokerError, PublishError]
+    value_error: type[ValueError] = ConfigError
+    connection_errors: list[type[ConnectionError]] = [BrokerError, PublishError]
+    print(caught, value_error, connection_errors)
+
+
+class NoConnection:
+    async def send_text(self, data: int) -> None: ...
+
+
+async def rejected(manager: ConnectionManager, publisher: UploadProgressPublisher) -> None:
+    """Each of these is an error, and the checkers complain if one stops being so."""
+    await manager.connect("ada", NoConnection())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await manager.connect(7, OwnConnection())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await publisher.publish_progress(7, {})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    manager.user_connections["ada"] = frozenset()  # type: ignore[index]  # pyright: ignore[reportIndexIssue]
+    publisher.running = True  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    UploadProgressPublisher("memory://", manager=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -35,7 +35,7 @@ ARGS ?=
 
 .PHONY: demo
 demo: $(VENV)/.installed-demo $(VENV)/.built ## The demo on memory://, one instance; ARGS="--port 8080"
-	$(BIN)/python -m fanwire demo $(ARGS)
+	@$(BIN)/python -m fanwire demo $(ARGS)
 
 .PHONY: demo-redis
 demo-redis: $(VENV)/.installed-demo $(VENV)/.built ## The demo as two instances, with a redis-server of its own
@@ -104,9 +104,18 @@ wheel: $(VENV)/.installed-dev ## Build dist/*.whl and try it in an empty virtual
 	$(VENV)/empty/bin/python -m pip install --no-index --no-deps dist/*.whl
 	$(VENV)/empty/bin/python -I .ci/wheel_roundtrip.py
 
+.PHONY: test-matrix
+test-matrix: debian-test wheel ## The Python tests on newer CPythons and on uvloop; ARGS="3.14" picks (target/matrix)
+	PYTHON=$(CURDIR)/$(BIN)/python .ci/test-matrix $(ARGS)
+
 .PHONY: bench
-bench: debian-test $(VENV)/.installed-dev $(VENV)/.built ## Figures against the pure-Python reference, side by side
+bench: debian-test $(VENV)/.installed-dev $(VENV)/.built ## Figures against the reference and its peers; a full run renews docs/benchmarks.md
 	$(BIN)/python bench/run.py $(ARGS)
+	$(BIN)/python bench/plot.py
+
+.PHONY: bench-quick
+bench-quick: debian-test $(VENV)/.installed-dev $(VENV)/.built ## The same in four minutes: fanwire and the reference, smaller workloads
+	$(BIN)/python bench/run.py --quick $(ARGS)
 
 ##@ Keep it
 
@@ -138,22 +147,26 @@ debian-test:
 
 $(VENV)/.created:
 	@$(MAKE) --no-print-directory debian-build
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --upgrade 'pip>=25.1' # the first that knows dependency groups
-	touch $@
+	@echo 'Making a virtual environment in $(VENV)…'
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade 'pip>=25.1' # the first that knows dependency groups
+	@touch $@
 
 DEMO_EXTRA = $$($(BIN)/python -c 'import tomllib; \
 	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["demo"])')
 
 $(VENV)/.installed-demo: $(VENV)/.created pyproject.toml
-	set -f; $(PIP) install --group build $(DEMO_EXTRA)
-	touch $@
+	@echo "Installing $(DEMO_EXTRA) and what builds fanwire…"
+	@set -f; $(PIP) install --group build $(DEMO_EXTRA)
+	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
-	set -f; $(PIP) install --group build --group lint --group test $(DEMO_EXTRA)
-	touch $@ $(VENV)/.installed-demo
+	@echo 'Installing the Python packages of the tests and the linters…'
+	@set -f; $(PIP) install --group build --group lint --group test $(DEMO_EXTRA)
+	@touch $@ $(VENV)/.installed-demo
 
 # The module in .venv is always the release build: one profile for everything Python sees.
 $(VENV)/.built: $(RUST_FILES) pyproject.toml | $(VENV)/.installed-demo
-	$(BIN)/maturin develop $(LOCKED) --release --quiet
-	touch $@
+	@echo 'Compiling fanwire, about a minute…'
+	@$(BIN)/maturin develop $(LOCKED) --release --quiet
+	@touch $@

@@ -19,7 +19,9 @@ class Tally:
         self.last_ns = time.monotonic_ns()
         self._done.set()
 
-    def restart(self) -> None:
+    def restart(self, expected: int | None = None) -> None:
+        if expected is not None:
+            self._expected = expected
         self.left = self._expected
         self._done.clear()
 

@@ -1,14 +1,26 @@
 """What a contender and a workload are, and what passes between them.
 
-A contender is a file in `contenders/` with NAME, TITLE, PACKAGES, CANNOT and `build(url)`.
+A contender is an entry in `catalogue.py` and a file in `contenders/` with `build(url)`.
 A workload is a file in `workloads/` with NAME, TITLE, ROWS and `run(session)`.
 """
 
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from commands import Wire
 from load_client import LoadClient
+from rows import Row
+
+__all__ = [
+    "Contender",
+    "ContenderModule",
+    "Manager",
+    "Publisher",
+    "Row",
+    "Session",
+    "WorkloadModule",
+]
 
 
 class Manager(Protocol):
@@ -30,26 +42,14 @@ class Contender:
 
     manager: Manager
     publisher: Publisher
+    # How its own publishers would write a message; None: text on the channel, as the reference.
+    wire: Wire | None = None
+    # Whether it gets every message, or Redis keeps from it what nobody here watches.
+    hears_all: bool = True
 
 
 class ContenderModule(Protocol):
-    NAME: str
-    TITLE: str
-    PACKAGES: tuple[str, ...]  # distributions whose versions the report names
-    CANNOT: Mapping[str, str]  # workload -> what the table says in place of a figure
-
     def build(self, url: str) -> Contender: ...
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure of a workload, and the ratio to the reference that fanwire must reach."""
-
-    key: str
-    title: str
-    unit: str
-    better: Literal["lower", "higher"] = "lower"
-    target: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,16 @@ class Session:
     contender: Contender
     load: LoadClient
     quick: bool
+    divisor: int
+    redis_port: int
     remarks: list[str]
 
     def size(self, full: int, quick: int) -> int:
         return quick if self.quick else full
+
+    def messages(self, count: int) -> int:
+        """How many of so many messages this contender is given."""
+        return count // self.divisor
 
 
 class WorkloadModule(Protocol):

@@ -3,7 +3,11 @@
 import asyncio
 import json
 from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
 from typing import Any, Self
+
+from commands import Wire, publish_commands
 
 
 class LoadError(RuntimeError):
@@ -12,35 +16,53 @@ class LoadError(RuntimeError):
 
 @dataclass(frozen=True)
 class Burst:
-    """What was published: when, and how many subscribers Redis counted for all of it."""
+    """What was published: when, how many subscribers Redis counted, and how long Redis was busy."""
 
     started_ns: int
     ended_ns: int
     heard: int
+    redis_seconds: float
 
 
 class LoadClient:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._folder = Path()
+        self.wire: Wire | None = None
 
     @classmethod
     async def open(cls, path: str) -> Self:
-        return cls(*await asyncio.open_unix_connection(path, limit=1 << 24))
+        client = cls(*await asyncio.open_unix_connection(path, limit=1 << 24))
+        client._folder = Path(path).parent
+        return client
 
     async def prepare(self, channels: list[str], count: int, last: str | None = None) -> None:
-        await self._ask({"op": "prepare", "channels": channels, "count": count, "last": last})
+        if self.wire is None:
+            await self._ask({"op": "prepare", "channels": channels, "count": count, "last": last})
+            return
+        order = [*islice(cycle(channels), count), *([] if last is None else [last])]
+        commands = list(publish_commands(order, self.wire))
+        file = self._folder / "commands"
+        file.write_bytes(b"".join(commands))
+        lengths = [len(command) for command in commands]
+        await self._ask({"op": "prepare_file", "path": str(file), "lengths": lengths})
 
     async def go(self, rate: float | None = None) -> Burst:
         return Burst(**await self._ask({"op": "go", "rate": rate}))
 
     async def until_heard(self, channel: str) -> None:
-        await self._ask({"op": "until_heard", "channel": channel})
+        await self.prepare([channel], 1)
+        await self._ask({"op": "until_heard"})
 
     async def published(self) -> int:
         """How many PUBLISH commands Redis has run since it started."""
         calls: int = (await self._ask({"op": "published"}))["calls"]
         return calls
+
+    async def pin(self, cores: set[int]) -> None:
+        """Redis and the load generator run on these cores alone, until told otherwise."""
+        await self._ask({"op": "pin", "cores": sorted(cores)})
 
     def close(self) -> None:
         self._writer.close()

@@ -2,22 +2,26 @@
 
 Takes one JSON request per line on a Unix socket, answers one line each:
     {"op": "prepare", "channels": [...], "count": n, "last": channel or null}   -> {"bytes": n}
-    {"op": "go", "rate": messages a second or null}   -> {"started_ns", "ended_ns", "heard"}
-    {"op": "until_heard", "channel": ...}             -> {"tries": n}
+    {"op": "prepare_file", "path": commands one after another, "lengths": [...]} -> {"bytes": n}
+    {"op": "go", "rate": messages a second or null}
+        -> {"started_ns", "ended_ns", "heard", "redis_seconds": CPU that Redis used meanwhile}
+    {"op": "until_heard"}: repeats what is prepared   -> {"tries": n}
+    {"op": "pin", "cores": [...]}: itself and Redis run on these alone
     {"op": "published"}                               -> {"calls": n}, of all since the start
 The clock is CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 import json
+import os
 import re
 import socket
 import sys
 import time
-from collections.abc import Iterable
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
-from payloads import progress
+from commands import publish_commands
 
 HEARD_SECONDS = 10.0
 TICK_SECONDS = 0.001
@@ -33,28 +37,47 @@ class Redis:
     def write(self, commands: bytes | memoryview) -> None:
         self._socket.sendall(commands)
 
-    def replies(self, count: int) -> int:
-        """Reads that many integer replies and returns their sum."""
-        buffer = bytearray()
-        while buffer.count(b"\n") < count:
-            read = self._socket.recv(1 << 18)
-            if not read:
+    def replies(self, count: int) -> bytes:
+        """Reads that many replies."""
+        read, lines = [], 0
+        while lines < count:
+            chunk = self._socket.recv(1 << 18)
+            if not chunk:
                 raise ConnectionError("Redis closed the load generator's connection")
-            buffer += read
-        lines = bytes(buffer).split(b"\r\n")[:-1]
-        wrong = next((line for line in lines if not line.startswith(b":")), None)
-        if wrong is not None:
-            raise ConnectionError(f"Redis answered {wrong.decode()}")
-        return sum(int(line[1:]) for line in lines)
+            read.append(chunk)
+            lines += chunk.count(b"\n")
+        return b"".join(read)
 
     def calls_of(self, command: str) -> int:
         """How often Redis has run a command since it started."""
-        self._socket.sendall(b"INFO commandstats\r\n")
+        found = re.search(rf"cmdstat_{command}:calls=(\d+)", self._info("commandstats"))
+        return int(found[1]) if found else 0
+
+    def cpu_seconds(self) -> float:
+        """How much CPU Redis has used, user and system."""
+        return sum(map(float, re.findall(r"used_cpu_(?:sys|user):([\d.]+)", self._info("cpu"))))
+
+    def process_id(self) -> int:
+        found = re.search(r"process_id:(\d+)", self._info("server"))
+        if found is None:
+            raise ConnectionError("Redis did not tell its process id")
+        return int(found[1])
+
+    def _info(self, section: str) -> str:
+        self._socket.sendall(f"INFO {section}\r\n".encode())
         header, _, text = bytearray(self._socket.recv(1 << 18)).partition(b"\r\n")
         while len(text) < int(header[1:]) + 2:
             text += self._socket.recv(1 << 18)
-        found = re.search(rf"cmdstat_{command}:calls=(\d+)".encode(), text)
-        return int(found[1]) if found else 0
+        return text.decode()
+
+
+def total(replies: bytes) -> int:
+    """The sum of integer replies."""
+    lines = replies.split(b"\r\n")[:-1]
+    wrong = next((line for line in lines if not line.startswith(b":")), None)
+    if wrong is not None:
+        raise ConnectionError(f"Redis answered {wrong.decode()}")
+    return sum(int(line[1:]) for line in lines)
 
 
 class Load:
@@ -72,28 +95,51 @@ class Load:
         self._commands = list(publish_commands(order))
         return {"bytes": sum(map(len, self._commands))}
 
+    def prepare_file(self, path: str, lengths: list[int]) -> dict[str, Any]:
+        """Commands that somebody else has made."""
+        data, start = Path(path).read_bytes(), 0
+        self._commands = []
+        for length in lengths:
+            self._commands.append(data[start : start + length])
+            start += length
+        return {"bytes": start}
+
     def go(self, rate: float | None) -> dict[str, Any]:
         joined = b"".join(self._commands)
+        busy_before = self._redis.cpu_seconds()
         started = time.monotonic_ns()
         if rate is None:
             self._redis.write(joined)
         else:
             self._write_paced(rate)
-        heard = self._redis.replies(len(self._commands))
-        return {"started_ns": started, "ended_ns": time.monotonic_ns(), "heard": heard}
+        replies = self._redis.replies(len(self._commands))
+        ended = time.monotonic_ns()
+        busy = self._redis.cpu_seconds() - busy_before
+        return {
+            "started_ns": started,
+            "ended_ns": ended,
+            "heard": total(replies),
+            "redis_seconds": busy,
+        }
 
-    def until_heard(self, channel: str) -> dict[str, Any]:
-        """Publishes until somebody is subscribed to the channel."""
-        command = next(iter(publish_commands([channel])))
+    def until_heard(self) -> dict[str, Any]:
+        """Publishes the first command until somebody is subscribed to its channel."""
+        command = self._commands[0]
         deadline = time.monotonic() + HEARD_SECONDS
         tries = 0
         while time.monotonic() < deadline:
             tries += 1
             self._redis.write(command)
-            if self._redis.replies(1) > 0:
+            if total(self._redis.replies(1)) > 0:
                 return {"tries": tries}
             time.sleep(0.005)
-        raise TimeoutError(f"nobody subscribed to {channel} within {HEARD_SECONDS:g} s")
+        raise TimeoutError(f"nobody subscribed within {HEARD_SECONDS:g} s")
+
+    def pin(self, cores: list[int]) -> dict[str, Any]:
+        for process in (os.getpid(), self._redis.process_id()):
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), cores)
+        return {}
 
     def published(self) -> dict[str, Any]:
         return {"calls": self._redis.calls_of("publish")}
@@ -107,19 +153,6 @@ class Load:
                 self._redis.write(b"".join(self._commands[written:due]))
                 written = due
             time.sleep(TICK_SECONDS)
-
-
-def publish_commands(channels: Iterable[str]) -> Iterable[bytes]:
-    for number, channel in enumerate(channels):
-        name = channel.encode()
-        upload_id = channel.partition(":")[2]
-        body = progress(upload_id, number % 101).model_dump_json().encode()
-        yield b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
-            len(name),
-            name,
-            len(body),
-            body,
-        )
 
 
 def serve(path: str, redis_port: int) -> None:

@@ -1,24 +1,43 @@
-"""Finds contenders and workloads: one file each, nothing to register."""
+"""Finds contenders and workloads by name, in the order of the report."""
 
 from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from catalogue import ENTRIES
 from contract import ContenderModule, WorkloadModule
 
 HERE = Path(__file__).parent
 
 # The order of the report; a file that is not named here comes after these.
-CONTENDERS_FIRST = ("fanwire", "reference")
-WORKLOADS_FIRST = ("unwatched", "watched", "fanout", "maps", "publish_serial", "publish_50")
+WORKLOADS_FIRST = (
+    "unwatched",
+    "watched_2",
+    "watched",
+    "fanout",
+    "responsiveness",
+    "publish_serial",
+    "publish_50",
+    "publish_50_gather",
+    "publish_50_dict",
+    "publish_nowait",
+    "end_to_end",
+    "memory",
+    "growth",
+    "maps",
+    "idle",
+)
 
 
 def contender_names() -> list[str]:
-    return _names("contenders", CONTENDERS_FIRST)
+    return list(ENTRIES)
 
 
 def workload_names() -> list[str]:
-    return _names("workloads", WORKLOADS_FIRST)
+    found = {path.stem for path in (HERE / "workloads").glob("[!_]*.py")}
+    return [name for name in WORKLOADS_FIRST if name in found] + sorted(
+        found.difference(WORKLOADS_FIRST)
+    )
 
 
 def contender(name: str) -> ContenderModule:
@@ -27,8 +46,3 @@ def contender(name: str) -> ContenderModule:
 
 def workload(name: str) -> WorkloadModule:
     return cast("WorkloadModule", import_module(f"workloads.{name}"))
-
-
-def _names(folder: str, first: tuple[str, ...]) -> list[str]:
-    found = {path.stem for path in (HERE / folder).glob("[!_]*.py")}
-    return [name for name in first if name in found] + sorted(found.difference(first))

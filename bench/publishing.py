@@ -70,6 +70,7 @@ def _repeat(messages: list[tuple[str, Any]], count: int) -> Iterator[tuple[str, 
 
 async def _warm_up(session: Session, messages: list[tuple[str, Any]]) -> None:
     publish = session.contender.publisher.publish_progress
+    await publish(*messages[0])  # alone: this is what opens the connection
     for batch in range(0, 500, 50):
         await asyncio.gather(*[publish(*message) for message in messages[batch : batch + 50]])
     settle()

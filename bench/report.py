@@ -1,19 +1,32 @@
-"""From the figures of all rounds to a table, as text for a terminal and as Markdown."""
+"""From the figures of all rounds to tables, as text for a terminal and as Markdown."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import median
+from typing import Any
 
-from contract import Row
+from catalogue import BASELINE, SUBJECT
+from rows import Row
 
-SUBJECT = "fanwire"
-BASELINE = "reference"
+# A workload with more figures than this is shown with a line for each figure instead.
+COLUMNS = 9
+VERDICTS = {None: "", True: "met", False: "MISSED"}
 
 
 @dataclass
-class Results:
-    """Every figure of every round: `figures[contender][workload][row key]`."""
+class Report:
+    """All there is to say about a run; what is in the JSON is this."""
 
+    about: dict[str, str]
+    command: str
+    full: bool  # every contender and workload, in full size
+    contenders: dict[str, str]  # name -> title
+    notes: dict[str, str]
+    workloads: dict[str, tuple[str, list[Row]]]
+    cannot: dict[str, dict[str, str]]  # contender -> workload -> why
+    # Every figure of every round: figures[contender][workload][row key].
     figures: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
@@ -25,120 +38,179 @@ class Results:
     def of(self, contender: str, workload: str, key: str) -> list[float]:
         return self.figures.get(contender, {}).get(workload, {}).get(key, [])
 
+    def median(self, contender: str, workload: str, key: str) -> float | None:
+        figures = self.of(contender, workload, key)
+        return median(figures) if figures else None
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, path: Path) -> "Report":
+        content: dict[str, Any] = json.loads(path.read_text())
+        content["workloads"] = {
+            name: (title, [Row(**row) for row in rows])
+            for name, (title, rows) in content["workloads"].items()
+        }
+        return cls(**content)
+
 
 @dataclass(frozen=True)
-class Line:
-    """One row of the report: both sides and, where both have a figure, their ratio."""
+class Target:
+    """One thing to reach: a ratio to the reference, or a bound for fanwire's own figure."""
 
-    workload: str
+    title: str
     row: Row
     subject: list[float]
     other: list[float]
-    cannot: str | None
 
     @property
     def ratio(self) -> float | None:
-        """How many times better fanwire is, from the medians of both sides."""
         if not self.subject or not self.other:
             return None
-        return self._better(median(self.subject), median(self.other))
+        return times_better(self.row, median(self.subject), median(self.other))
 
     @property
     def met(self) -> bool | None:
-        if self.row.target is None or self.ratio is None:
-            return None
-        return self.ratio >= self.row.target
+        if self.row.limit is not None:
+            if not self.subject:
+                return None
+            figure = median(self.subject)
+            lower = self.row.better == "lower"
+            return figure <= self.row.limit if lower else figure >= self.row.limit
+        return None if self.ratio is None else self.ratio >= (self.row.target or 0)
 
     def cells(self) -> list[str]:
-        target = "" if self.row.target is None else f"≥ {self.row.target:g}"
-        verdict = {None: "", True: "met", False: "MISSED"}[self.met]
-        other = self.cannot or _spread(self.other)
+        if self.row.limit is not None:
+            sign = "≤" if self.row.better == "lower" else "≥"
+            wanted = f"{sign} {number(self.row.limit)} {self.row.unit}"
+        else:
+            wanted = f"≥ {number(self.row.target or 0)} times"
+            wanted += " what Redis can" if self.row.beside else ""
         return [
-            f"  {self.row.title}",
+            self.title,
+            self.row.title,
             self.row.unit,
-            _spread(self.subject),
-            other,
+            spread(self.subject),
+            f"{spread(self.other)}{', Redis alone' if self.row.beside else ''}",
             self._ratios(),
-            target,
-            verdict,
+            wanted,
+            VERDICTS[self.met],
         ]
 
     def _ratios(self) -> str:
-        if self.ratio is None:
+        if self.ratio is None or self.row.unit in ("%", "times"):
             return ""
-        rounds = [self._better(*pair) for pair in zip(self.subject, self.other, strict=False)]
-        return f"{_number(self.ratio)} ({_number(min(rounds))} to {_number(max(rounds))})"
-
-    def _better(self, subject: float, other: float) -> float:
-        if self.row.better == "higher":
-            subject, other = other, subject
-        return other / subject if subject else float("inf")
+        pairs = zip(self.subject, self.other, strict=False)
+        rounds = [times_better(self.row, *pair) for pair in pairs]
+        return f"{number(self.ratio)} ({number(min(rounds))} to {number(max(rounds))})"
 
 
-def lines(
-    results: Results,
-    rows: Mapping[str, tuple[str, Sequence[Row]]],
-    other: str,
-    cannot: Mapping[str, str],
-) -> list[Line]:
+TARGETS_HEAD = [
+    "workload",
+    "figure",
+    "unit",
+    SUBJECT,
+    BASELINE,
+    "ratio (of rounds)",
+    "to reach",
+    "",
+]
+
+
+def targets(report: Report) -> list[Target]:
     return [
-        Line(
-            workload=title,
-            row=row,
-            subject=results.of(SUBJECT, name, row.key),
-            other=results.of(other, name, row.key),
-            cannot=cannot.get(name),
+        Target(
+            title,
+            row,
+            report.of(SUBJECT, name, row.key),
+            report.of(row.beside or BASELINE, name, row.key),
         )
-        for name, (title, its_rows) in rows.items()
-        for row in its_rows
-        if results.of(SUBJECT, name, row.key) or results.of(other, name, row.key)
+        for name, (title, rows) in report.workloads.items()
+        for row in rows
+        if (row.target is not None or row.limit is not None)
+        and report.of(SUBJECT, name, row.key)
+        and (row.beside is None or row.beside in report.figures)
     ]
 
 
-def without_target(line: Line) -> Line:
-    """Targets are against the reference alone; beside the others stands the plain ratio."""
-    return replace(line, row=replace(line.row, target=None))
+def table(report: Report, workload: str) -> list[list[str]]:
+    """Head and lines of a workload: each cell a median, and how many times better that is."""
+    _, rows = report.workloads[workload]
+    shown = [
+        row for row in rows if any(report.of(name, workload, row.key) for name in report.figures)
+    ]
+    measured = [name for name in report.contenders if workload in report.figures.get(name, {})]
+    if not measured:
+        return []
+    if len(shown) > COLUMNS:
+        head = ["", *(report.contenders[name] for name in measured)]
+        return [head] + [
+            [_heading(row), *(_cell(report, name, workload, row) for name in measured)]
+            for row in shown
+        ]
+    return [["", *map(_heading, shown)]] + [
+        [report.contenders[name], *(_cell(report, name, workload, row) for row in shown)]
+        for name in measured
+    ]
 
 
-def header(other: str) -> list[str]:
-    return ["figure", "unit", SUBJECT, other, "ratio (of rounds)", "target", ""]
+def reasons(report: Report, workload: str) -> list[str]:
+    """Who is not measured at a workload, and why; those with the same reason together."""
+    grouped: dict[str, list[str]] = {}
+    for name, title in report.contenders.items():
+        reason = report.cannot.get(name, {}).get(workload)
+        if reason is not None and name != "drain":
+            grouped.setdefault(reason, []).append(title)
+    return [f"{', '.join(titles)}: {reason}" for reason, titles in grouped.items()]
 
 
-def as_text(title: str, head: list[str], table: Sequence[Line]) -> str:
-    body = [line.cells() for line in table]
-    widths = [max(len(row[column]) for row in [head, *body]) for column in range(len(head))]
-    shown = [title, "", _padded(head, widths), _padded(["-" * width for width in widths], widths)]
-    workload = ""
-    for line, cells in zip(table, body, strict=True):
-        if line.workload != workload:
-            workload = line.workload
-            shown.append(workload)
-        shown.append(_padded(cells, widths))
-    return "\n".join(shown)
+def times_better(row: Row, subject: float, other: float) -> float:
+    if row.better == "higher":
+        subject, other = other, subject
+    if subject == other:
+        return 1.0
+    return other / subject if subject else float("inf")
 
 
-def as_markdown(title: str, head: list[str], table: Sequence[Line]) -> str:
-    rows = [head, ["---"] * len(head)]
-    workload = ""
-    for line in table:
-        if line.workload != workload:
-            workload = line.workload
-            rows.append([f"**{workload}**", *[""] * (len(head) - 1)])
-        rows.append(line.cells())
-    return "\n".join([f"## {title}", "", *("| " + " | ".join(row) + " |" for row in rows)])
+def as_text(lines: list[list[str]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in ruled
+    )
 
 
-def _padded(cells: list[str], widths: list[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+def as_markdown(lines: list[list[str]]) -> str:
+    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
 
 
-def _spread(figures: list[float]) -> str:
+def spread(figures: list[float]) -> str:
     if not figures:
         return ""
-    return f"{_number(median(figures))} ({_number(min(figures))} to {_number(max(figures))})"
+    return f"{number(median(figures))} ({number(min(figures))} to {number(max(figures))})"
 
 
-def _number(figure: float) -> str:
+def number(figure: float) -> str:
+    if figure == float("inf"):
+        return "never"
     if figure >= 1_000:
         return f"{figure:,.0f}"
     return f"{figure:.3g}" if figure < 100 else f"{figure:.0f}"
+
+
+def _heading(row: Row) -> str:
+    return f"{row.title}, {row.unit}"
+
+
+def _cell(report: Report, contender: str, workload: str, row: Row) -> str:
+    figure = report.median(contender, workload, row.key)
+    if figure is None:
+        return ""
+    base = report.median(BASELINE, workload, row.key)
+    if base is None or contender == BASELINE or row.unit in ("%", "times"):
+        return number(figure)
+    ratio = times_better(row, figure, base)
+    return number(figure) if ratio == float("inf") else f"{number(figure)} ({number(ratio)} x)"

@@ -9,17 +9,17 @@ use tokio::task::JoinHandle;
 
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
-use crate::journal::Journal;
+use crate::journal::{Journal, Level};
 use crate::message::Outgoing;
 use crate::outbox::{Item, Outbox};
-use crate::post::{LoopMailbox, Reply};
+use crate::post::{LoopMailbox, Post, Reply};
 use crate::router::Router;
 use crate::stats::ClientStats;
 use crate::{publish, runtime, supervise};
 
 /// How long `stop` lets what was published go out. Together with everything else `stop` does, well
 /// under its promise of two seconds.
-const STOP_PATIENCE: Duration = Duration::from_millis(1500);
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What belongs to one process. After a fork the child starts with a fresh one; what waited in the
 /// parent's is the parent's to send.
@@ -27,7 +27,7 @@ const STOP_PATIENCE: Duration = Duration::from_millis(1500);
 struct PerProcess {
     generation: u64,
     outbox: Arc<Outbox>,
-    publishing: bool,
+    publishing: Option<JoinHandle<()>>,
     listener: Option<Listener>,
 }
 
@@ -36,6 +36,7 @@ struct Listener {
     task: JoinHandle<()>,
     home: Arc<LoopMailbox>,
     running: Arc<AtomicBool>,
+    listening: Arc<AtomicBool>,
 }
 
 /// A connection to a broker for both directions. Nothing connects before it is needed.
@@ -79,17 +80,31 @@ impl Client {
     /// An outbox that comes back is to be flushed at the end of the loop's turn.
     #[must_use]
     pub fn publish(&self, outgoing: Outgoing, reply: Reply) -> Option<Arc<Outbox>> {
-        let outbox = self.outbox();
-        let gathers = outbox.push(Item { outgoing, reply: Some(reply) });
-        gathers.then_some(outbox)
+        match self.outbox() {
+            Ok(outbox) => {
+                let gathers = outbox.push(Item { outgoing, reply: Some(reply) });
+                gathers.then_some(outbox)
+            }
+            Err(error) => {
+                self.count_failure(&error);
+                reply.mailbox().post(Post::Journal(Arc::clone(&self.journal)));
+                reply.complete(Err(error));
+                None
+            }
+        }
     }
 
     /// Publishes without an answer, unless too much waits already.
     pub fn publish_nowait(&self, outgoing: Outgoing) -> Result<(), Error> {
-        let outbox = self.outbox();
+        let outbox = self.outbox().inspect_err(|error| self.count_failure(error))?;
         outbox
             .try_push(outgoing, self.limits.max_pending_messages, self.limits.max_pending_bytes)
             .inspect_err(|_| self.stats.publish_refused.add(1))
+    }
+
+    fn count_failure(&self, error: &Error) {
+        self.stats.publish_failed.add(1);
+        self.journal.add(Level::Error, format!("publishing fails: {error}"));
     }
 
     /// Starts to listen. `reply` is answered after the first attempt to subscribe, at once if the
@@ -102,6 +117,7 @@ impl Client {
             return;
         }
         let running = Arc::new(AtomicBool::new(true));
+        let listening = Arc::new(AtomicBool::new(false));
         let job = supervise::Job {
             url: self.url.clone(),
             limits: self.limits,
@@ -111,43 +127,68 @@ impl Client {
             journal: Arc::clone(&self.journal),
             strict: self.strict,
             running: Arc::clone(&running),
+            listening: Arc::clone(&listening),
         };
-        let task = runtime::spawn(supervise::run(job, reply));
-        if let Some(old) = process.listener.replace(Listener { task, home, running }) {
+        // Started first: the reply goes along, and an I/O thread that cannot be had is an answer too.
+        let task = match runtime::ensure() {
+            Ok(()) => runtime::spawn(supervise::run(job, reply)),
+            Err(error) => {
+                drop(process);
+                reply.complete(Err(error));
+                return;
+            }
+        };
+        let Ok(task) = task else { return };
+        let fresh = Listener { task, home, running, listening };
+        if let Some(old) = process.listener.replace(fresh) {
             old.task.abort(); // its event loop is gone
         }
     }
 
-    /// Stops listening, and closes the publishing connection once what waits has gone out, within
-    /// 1.5 s. `reply` is answered then. A later publish or start connects again.
+    /// Stops listening, and closes the publishing connection once what waits has gone out, within a
+    /// second; what has not gone out by then fails. `reply` is answered then. A later publish or start connects again.
     pub fn stop(&self, reply: Reply) {
         let mut process = self.process();
         let listener = process.listener.take();
         let outbox = std::mem::take(&mut process.outbox);
-        let publishing = std::mem::take(&mut process.publishing);
+        let publishing = process.publishing.take();
         drop(process);
-        if listener.is_none() && !publishing {
+        if listener.is_none() && publishing.is_none() {
             reply.complete(Ok(()));
             return;
         }
-        drop(runtime::spawn(async move {
+        let stats = Arc::clone(&self.stats);
+        let stopping = runtime::spawn(async move {
             if let Some(listener) = listener {
                 listener.task.abort();
                 drop(listener.task.await); // ended or aborted, both are what was asked for
             }
-            if publishing {
+            if let Some(publishing) = publishing {
                 outbox.flush();
                 drop(tokio::time::timeout(STOP_PATIENCE, outbox.drained()).await);
-                outbox.close();
+                let unsent = outbox.waiting().0;
+                let given_up = outbox.give_up();
+                publishing.abort();
+                drop(publishing.await);
+                stats.publish_failed.add(unsent as u64);
+                drop(given_up); // answers whoever waits
             }
             let _gate = runtime::gate();
             reply.complete(Ok(()));
-        }));
+        });
+        drop(stopping); // it runs on by itself; an error has answered the reply already
     }
 
     /// Whether a listener runs in this process.
     pub fn is_running(&self) -> bool {
         self.process().listener.as_ref().is_some_and(Listener::is_alive)
+    }
+
+    /// Whether the listener is subscribed at this moment.
+    pub fn is_listening(&self) -> bool {
+        let process = self.process();
+        let listener = process.listener.as_ref().filter(|listener| listener.is_alive());
+        listener.is_some_and(|listener| listener.listening.load(Ordering::Acquire))
     }
 
     /// Messages and bytes that wait to be published.
@@ -156,10 +197,9 @@ impl Client {
         outbox.waiting()
     }
 
-    fn outbox(&self) -> Arc<Outbox> {
+    fn outbox(&self) -> Result<Arc<Outbox>, Error> {
         let mut process = self.process();
-        if !process.publishing {
-            process.publishing = true;
+        if process.publishing.is_none() {
             let job = publish::Job {
                 url: self.url.clone(),
                 limits: self.limits,
@@ -167,9 +207,9 @@ impl Client {
                 stats: Arc::clone(&self.stats),
                 journal: Arc::clone(&self.journal),
             };
-            drop(runtime::spawn(publish::run(job)));
+            process.publishing = Some(runtime::spawn(publish::run(job))?);
         }
-        Arc::clone(&process.outbox)
+        Ok(Arc::clone(&process.outbox))
     }
 
     fn process(&self) -> parking_lot::MutexGuard<'_, PerProcess> {

@@ -25,6 +25,8 @@ pub struct BrokerUrl {
     pub target: Target,
     /// The URL with its secrets masked: the only form that reaches logs, errors and `repr`.
     pub shown: String,
+    /// What a server must not get us to show: some repeat the arguments of a command they refuse.
+    secrets: Vec<String>,
 }
 
 impl BrokerUrl {
@@ -40,7 +42,7 @@ impl BrokerUrl {
             if !rest.is_empty() {
                 return Err(Error::Config(format!("{shown:?}: nothing may follow memory://")));
             }
-            return Ok(Self { target: Target::Memory, shown });
+            return Ok(Self { target: Target::Memory, shown, secrets: Vec::new() });
         }
         if !REDIS_SCHEMES.contains(&scheme) {
             return Err(Error::Config(format!(
@@ -55,7 +57,17 @@ impl BrokerUrl {
                 "{shown:?} is not a Redis URL (redis://[user:password@]host[:port][/database]){colon}{detail}"
             ))
         })?;
-        Ok(Self { target: Target::Redis(Box::new(info)), shown })
+        let password = info.redis_settings().password();
+        let secrets = password.filter(|password| !password.is_empty()).map(str::to_owned);
+        let secrets = secrets.into_iter().collect();
+        Ok(Self { target: Target::Redis(Box::new(info)), shown, secrets })
+    }
+
+    /// A text of the server, fit to be shown.
+    pub fn scrub(&self, text: &str) -> String {
+        let text = text.split(", with args beginning with").next().unwrap_or(text);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        self.secrets.iter().fold(text, |text, secret| text.replace(secret, "***"))
     }
 }
 
@@ -77,8 +89,8 @@ pub fn mask(url: &str) -> String {
         None => before_query.to_owned(),
         Some((credentials, host)) => match credentials.split_once(':') {
             Some((user, _)) if !scheme.is_empty() => format!("{user}:***@{host}"),
-            Some(_) => format!("***@{host}"),
-            None => format!("{credentials}@{host}"),
+            // A user name without a password is most likely the password.
+            Some(_) | None => format!("***@{host}"),
         },
     };
     let mut shown = scheme + &host_part;
@@ -148,6 +160,7 @@ mod tests {
         for (url, shown) in [
             ("redis://localhost:6379/0", "redis://localhost:6379/0"),
             ("redis://:hunter2@localhost", "redis://:***@localhost"),
+            ("redis://hunter2@localhost", "redis://***@localhost"),
             ("rediss://app:hunter2@db:6380/1", "rediss://app:***@db:6380/1"),
             ("redis://app:hunt@er2@db", "redis://app:***@db"),
             ("redis://app:hunter2?x@db", "redis://***@db"),
@@ -160,6 +173,15 @@ mod tests {
             assert_eq!(mask(url), shown);
             assert!(!mask(url).contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn what_a_server_repeats_is_scrubbed() {
+        let url = BrokerUrl::parse("redis://:hunt%40er2@localhost").unwrap();
+        let text =
+            "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'x' 'hunt@er2'";
+        assert_eq!(url.scrub(text), "ERR unknown command 'HELLO'");
+        assert_eq!(url.scrub("no hunt@er2\n\nhere"), "no *** here");
     }
 
     #[test]

@@ -45,16 +45,19 @@ pub enum Error {
         /// Bytes of payload waiting.
         bytes: usize,
     },
-    /// The publisher was stopped while the message waited.
-    #[error("the publisher was stopped before the message was sent")]
+    /// The publisher was stopped meanwhile.
+    #[error("the publisher was stopped")]
     Stopped,
+    /// The operating system refused what the I/O thread needs.
+    #[error("cannot start fanwire's I/O thread: {0}")]
+    System(String),
 }
 
 impl Error {
     /// Whether trying again cannot help: `start` raises these, and comes up in spite of the others.
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Refused { .. } => true,
+            Self::Config(_) | Self::Refused { .. } | Self::System(_) => true,
             Self::Unreachable { .. }
             | Self::Timeout { .. }
             | Self::Rejected(_)

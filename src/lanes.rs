@@ -5,11 +5,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use crate::lane::{Entry, Lane, LaneId, LaneLimits, State};
-use crate::post::LoopMailbox;
+use crate::lane::{Entry, Lane, LaneId, LaneLimits, Overflow, State};
+use crate::post::{Bell, LoopMailbox};
 
 /// An event loop, and what waits for it.
 #[derive(Debug)]
@@ -18,32 +19,66 @@ struct Slot {
     /// Lanes bound to it, so that the slot of a loop that is gone can be used again.
     bound: usize,
     ready: VecDeque<LaneId>,
-    given_up: Vec<LaneId>,
-    /// Whether the loop was told and has not yet found `ready` and `given_up` empty.
+    notices: Vec<Notice>,
+    /// When the loop was last seen to run while sends were suspended on it.
+    seen: Option<Instant>,
+    /// Whether the loop was told and has not yet found `ready` and `notices` empty.
     told: bool,
 }
 
 impl Slot {
     fn new(mailbox: Arc<LoopMailbox>) -> Self {
-        Self { mailbox, bound: 0, ready: VecDeque::new(), given_up: Vec::new(), told: false }
+        Self {
+            mailbox,
+            bound: 0,
+            ready: VecDeque::new(),
+            notices: Vec::new(),
+            seen: None,
+            told: false,
+        }
     }
 
     fn has_work(&self) -> bool {
-        !(self.ready.is_empty() && self.given_up.is_empty())
+        !(self.ready.is_empty() && self.notices.is_empty())
     }
 }
 
 /// What became of an entry that was to be queued.
 pub(crate) enum Pushed {
-    Queued,
+    /// It is in the lane; perhaps in the place of an older one.
+    Queued { coalesced: bool },
+    /// As `Queued`, and older ones made room; to be dropped without the lock.
+    Instead { dropped: Vec<Entry>, coalesced: bool },
     /// The lane's loop is gone and there is no other.
     NoLoop,
-    /// Too much waited for a slow connection: the lane was given up. What waited in it, to be dropped without the lock.
-    GivenUp(VecDeque<Entry>),
+    /// Too much waited for a slow connection: the lane was given up. What waited in it, the new entry
+    /// included, to be dropped without the lock.
+    GivenUp { entries: VecDeque<Entry>, coalesced: bool },
 }
 
-#[derive(Debug, Default)]
+/// Why a lane was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GaveUp {
+    /// Too much waited in it.
+    Overflow,
+    /// Its send did not end in time.
+    Deadline,
+}
+
+/// What a loop is to be told of, besides lanes that are ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A lane was given up, with so many messages that waited in it; to be
+    /// [released](crate::router::Router::release).
+    GivenUp(LaneId, GaveUp, usize),
+    /// So many messages were dropped from a lane to make room.
+    Dropped(LaneId, usize),
+}
+
+#[derive(Debug)]
 pub(crate) struct Lanes {
+    /// The closed mailbox of no loop, to which new lanes belong.
+    nowhere: Arc<LoopMailbox>,
     all: Vec<Lane>,
     free: Vec<u32>,
     slots: Vec<Slot>,
@@ -52,10 +87,26 @@ pub(crate) struct Lanes {
     behind: Vec<LaneId>,
 }
 
+impl Default for Lanes {
+    fn default() -> Self {
+        let silent: Bell = Box::new(|| {});
+        let nowhere = Arc::new(LoopMailbox::new(silent, crate::runtime::generation()));
+        nowhere.close();
+        let (all, free, slots, behind) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { nowhere, all, free, slots, open: 0, behind }
+    }
+}
+
 impl Lanes {
-    /// A new lane, emptied on the given loop.
-    pub fn open(&mut self, mailbox: &Arc<LoopMailbox>) -> LaneId {
-        let slot = self.slot(mailbox);
+    /// A new lane, to be [bound](Lanes::bind) to a loop. Until then its messages wait, or go to the
+    /// home loop of the listener that routes one to it.
+    pub fn open(&mut self) -> LaneId {
+        let nowhere = &self.nowhere;
+        let known = self.slots.iter().position(|slot| Arc::ptr_eq(&slot.mailbox, nowhere));
+        let slot = known.unwrap_or_else(|| {
+            self.slots.push(Slot::new(Arc::clone(&self.nowhere)));
+            self.slots.len() - 1
+        });
         self.slots[slot].bound += 1;
         let index = self.free.pop().unwrap_or_else(|| {
             self.all.push(Lane::default());
@@ -71,6 +122,11 @@ impl Lanes {
     pub fn get(&mut self, id: LaneId) -> Option<&mut Lane> {
         let lane = self.all.get_mut(id.index as usize)?;
         (lane.generation == id.generation && lane.state.is_open()).then_some(lane)
+    }
+
+    /// Whether the lane that has an index now is open.
+    pub fn is_open(&self, index: u32) -> bool {
+        self.all[index as usize].state.is_open()
     }
 
     /// The full name of the lane that has an index now.
@@ -101,6 +157,7 @@ impl Lanes {
         index: u32,
         entry: Entry,
         limits: LaneLimits,
+        policy: Overflow,
         home: Option<&Arc<LoopMailbox>>,
     ) -> Pushed {
         if !self.ensure_living_loop(index, home) {
@@ -108,54 +165,112 @@ impl Lanes {
         }
         let lane = &mut self.all[index as usize];
         let id = LaneId { index, generation: lane.generation };
-        if lane.is_full_for(entry.payload.text.len(), limits) {
-            if lane.state == State::Suspended {
-                let queue = lane.clear();
-                lane.state = State::Closed;
-                self.slots[lane.slot].given_up.push(id);
-                return Pushed::GivenUp(queue);
+        // What is left to be queued, unless it took the place of an older one.
+        let left = lane.overwrite(entry).err();
+        let mut dropped = Vec::new();
+        while match &left {
+            Some(entry) => lane.is_full_for(entry.payload.text.len(), limits),
+            None => lane.is_over(limits), // it is larger than the older one
+        } {
+            if !lane.is_slow(self.slots[lane.slot].seen) {
+                if !std::mem::replace(&mut lane.listed, true) {
+                    self.behind.push(id);
+                }
+                break;
             }
-            if !self.behind.contains(&id) {
-                self.behind.push(id);
-            }
+            let Some(old) = lane.make_room(policy) else {
+                let coalesced = left.is_none();
+                if let Some(entry) = left {
+                    lane.push(entry);
+                }
+                let mut entries = self.give_up(id, GaveUp::Overflow, dropped.len());
+                entries.extend(dropped);
+                return Pushed::GivenUp { entries, coalesced };
+            };
+            dropped.push(old);
         }
-        lane.push(entry);
+        let coalesced = left.is_none();
+        if let Some(entry) = left {
+            lane.push(entry);
+        }
         if lane.state == State::Idle {
             self.make_ready(index);
         }
-        Pushed::Queued
+        if dropped.is_empty() {
+            return Pushed::Queued { coalesced };
+        }
+        let count = dropped.len();
+        let notices = &mut self.slots[self.all[index as usize].slot].notices;
+        match notices.last_mut() {
+            Some(Notice::Dropped(last, so_far)) if *last == id => *so_far += count,
+            _ => notices.push(Notice::Dropped(id, count)),
+        }
+        Pushed::Instead { dropped, coalesced }
+    }
+
+    /// Gives up an open lane; its loop will be told, with `besides` added to the count of what waited
+    /// in it. Returns that.
+    pub fn give_up(&mut self, id: LaneId, why: GaveUp, besides: usize) -> VecDeque<Entry> {
+        let lane = &mut self.all[id.index as usize];
+        lane.state = State::Closed;
+        let queue = lane.clear();
+        self.slots[lane.slot].notices.push(Notice::GivenUp(id, why, queue.len() + besides));
+        queue
     }
 
     /// Whether a living loop is so far behind that reading more would only fill memory.
     pub fn are_behind(&mut self, limits: LaneLimits) -> bool {
+        // Half, so that reading does not stop again at the next message.
+        let halved = LaneLimits { messages: limits.messages.div_ceil(2), bytes: limits.bytes / 2 };
         let mut behind = std::mem::take(&mut self.behind);
         behind.retain(|id| {
             let Some(lane) = self.get(*id) else { return false };
-            let (is_slow, slot) = (lane.state == State::Suspended, lane.slot);
-            // Half, so that reading does not stop again at the next message.
-            let halved =
-                LaneLimits { messages: limits.messages.div_ceil(2), bytes: limits.bytes / 2 };
-            let full = lane.is_full_for(0, halved);
-            full && !is_slow && !self.slots[slot].mailbox.is_closed()
+            let (is_full, slot) = (lane.is_full_for(0, halved), lane.slot);
+            let seen = self.slots[slot].seen;
+            let is_slow = self.get(*id).is_some_and(|lane| lane.is_slow(seen));
+            let is_behind = is_full && !is_slow && !self.slots[slot].mailbox.is_closed();
+            if !is_behind && let Some(lane) = self.get(*id) {
+                lane.listed = false;
+            }
+            is_behind
         });
         self.behind = behind;
         !self.behind.is_empty()
     }
 
-    /// Whether [`Lanes::are_behind`] may have become false.
-    pub fn may_have_caught_up(&self) -> bool {
-        !self.behind.is_empty()
+    /// The lanes that are behind, if there are loops which are not, and which they hold up.
+    pub fn hold_up_others(&mut self) -> Vec<LaneId> {
+        let stuck: Vec<usize> =
+            self.behind.iter().map(|id| self.all[id.index as usize].slot).collect();
+        let others = self.slots.iter().enumerate().any(|(index, slot)| {
+            slot.bound > 0 && !slot.mailbox.is_closed() && !stuck.contains(&index)
+        });
+        if others { std::mem::take(&mut self.behind) } else { Vec::new() }
     }
 
     /// Moves a lane whose loop is gone to `home`. False if it has no living loop then.
-    pub fn ensure_living_loop(&mut self, index: u32, home: Option<&Arc<LoopMailbox>>) -> bool {
+    fn ensure_living_loop(&mut self, index: u32, home: Option<&Arc<LoopMailbox>>) -> bool {
         let old = self.all[index as usize].slot;
         if !self.slots[old].mailbox.is_closed() {
             return true;
         }
+        // A connection of the process this one was forked from is that one's to write to.
+        if self.slots[old].mailbox.is_foreign() {
+            return false;
+        }
         let Some(home) = home.filter(|home| !home.is_closed()) else { return false };
+        self.bind(index, home);
+        true
+    }
+
+    /// Has a lane emptied on a loop, unless it has a living one.
+    pub fn bind(&mut self, index: u32, mailbox: &Arc<LoopMailbox>) {
+        let old = self.all[index as usize].slot;
+        if !self.slots[old].mailbox.is_closed() {
+            return;
+        }
         self.slots[old].bound -= 1;
-        let slot = self.slot(home);
+        let slot = self.slot(mailbox);
         self.slots[slot].bound += 1;
         let lane = &mut self.all[index as usize];
         // What the dead loop had in hand is gone with it.
@@ -163,7 +278,6 @@ impl Lanes {
         if !lane.queue.is_empty() {
             self.make_ready(index);
         }
-        true
     }
 
     /// Takes the first message of up to `most` ready lanes of a loop, round robin.
@@ -184,14 +298,48 @@ impl Lanes {
                 lane.state = State::Idle;
             }
         }
-        let slot = &mut self.slots[slot];
-        slot.told = slot.has_work() || !taken.is_empty();
+        // Whoever takes nothing stops looking, so that what comes next, or waits to be heeded, rings.
+        self.slots[slot].told = !taken.is_empty();
+    }
+
+    /// Says that a loop runs, though sends are suspended on it. What went over its limits before its
+    /// connection was known to be slow is dealt with now. Returns what made room, to be dropped
+    /// without the lock, and the lanes that are to be given up.
+    pub fn see(
+        &mut self,
+        mailbox: &Arc<LoopMailbox>,
+        limits: LaneLimits,
+        policy: Overflow,
+    ) -> (Vec<Entry>, Vec<LaneId>) {
+        let (mut spilled, mut over) = (Vec::new(), Vec::new());
+        let Some(slot) = self.find_slot(mailbox) else { return (spilled, over) };
+        self.slots[slot].seen = Some(Instant::now());
+        for id in self.behind.clone() {
+            let seen = self.slots[slot].seen;
+            let Some(lane) = self.get(id).filter(|lane| lane.slot == slot && lane.is_slow(seen))
+            else {
+                continue;
+            };
+            let before = spilled.len();
+            while lane.is_over(limits) {
+                let Some(entry) = lane.make_room(policy) else {
+                    over.push(id);
+                    break;
+                };
+                spilled.push(entry);
+            }
+            if spilled.len() > before {
+                self.slots[slot].notices.push(Notice::Dropped(id, spilled.len() - before));
+            }
+        }
+        (spilled, over)
     }
 
     /// Says that a lane's send waits for its connection.
     pub fn suspend(&mut self, id: LaneId) {
         if let Some(lane) = self.get(id) {
             lane.state = State::Suspended;
+            lane.suspended = Some(Instant::now());
         }
     }
 
@@ -210,7 +358,7 @@ impl Lanes {
     pub fn put_back(&mut self, id: LaneId, entry: Entry) -> Option<Entry> {
         let Some(lane) = self.get(id) else { return Some(entry) };
         lane.unpop(entry);
-        if lane.state == State::Sending {
+        if matches!(lane.state, State::Sending | State::Idle) {
             self.make_ready(id.index);
         }
         None
@@ -231,10 +379,10 @@ impl Lanes {
         })
     }
 
-    /// The lanes of a loop that were given up since the last call.
-    pub fn take_given_up(&mut self, mailbox: &Arc<LoopMailbox>) -> Vec<LaneId> {
+    /// What a loop is to be told since the last call.
+    pub fn take_notices(&mut self, mailbox: &Arc<LoopMailbox>) -> Vec<Notice> {
         let slot = self.find_slot(mailbox);
-        slot.map(|slot| std::mem::take(&mut self.slots[slot].given_up)).unwrap_or_default()
+        slot.map(|slot| std::mem::take(&mut self.slots[slot].notices)).unwrap_or_default()
     }
 
     /// Frees the index of a lane that was given up.
@@ -250,6 +398,7 @@ impl Lanes {
         let lane = &mut self.all[index as usize];
         let queue = lane.clear();
         lane.users.clear();
+        (lane.listed, lane.suspended) = (false, None);
         lane.state = State::Free;
         lane.generation = lane.generation.wrapping_add(1);
         self.slots[lane.slot].bound -= 1;
@@ -274,9 +423,11 @@ impl Lanes {
             return slot;
         }
         let fresh = Slot::new(Arc::clone(mailbox));
-        if let Some(unused) =
-            self.slots.iter().position(|slot| slot.bound == 0 && slot.mailbox.is_closed())
-        {
+        if let Some(unused) = self.slots.iter().position(|slot| {
+            slot.bound == 0
+                && slot.mailbox.is_closed()
+                && !Arc::ptr_eq(&slot.mailbox, &self.nowhere)
+        }) {
             self.slots[unused] = fresh;
             return unused;
         }

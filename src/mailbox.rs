@@ -49,6 +49,9 @@ impl<T, W: Fn()> Mailbox<T, W> {
         }
         let ring = {
             let mut inner = self.lock();
+            if self.is_closed() {
+                return false; // closed since: what is put in now would never be taken
+            }
             inner.posts.push(post);
             !std::mem::replace(&mut inner.signalled, true)
         };
@@ -65,6 +68,9 @@ impl<T, W: Fn()> Mailbox<T, W> {
         }
         let ring = {
             let mut inner = self.lock();
+            if self.is_closed() {
+                return false;
+            }
             inner.posts.extend(posts);
             !inner.posts.is_empty() && !std::mem::replace(&mut inner.signalled, true)
         };
@@ -87,9 +93,14 @@ impl<T, W: Fn()> Mailbox<T, W> {
         drop(self.take());
     }
 
+    /// Whether it belongs to a loop of the process this one was forked from.
+    pub fn is_foreign(&self) -> bool {
+        self.generation != crate::runtime::generation()
+    }
+
     /// Whether the loop is gone, which it also is for the child of a fork.
     pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire) || self.generation != crate::runtime::generation()
+        self.closed.load(Ordering::Acquire) || self.is_foreign()
     }
 
     #[cfg(not(feature = "loom"))]

@@ -6,6 +6,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
+use crate::coalesce::Class;
+
 /// A message that somebody here is to get. One allocation, shared by every lane it waits in.
 #[derive(Debug)]
 pub struct Message {
@@ -13,6 +15,8 @@ pub struct Message {
     pub text: Box<str>,
     /// When it was read from the broker.
     pub received: Instant,
+    /// What it is, for coalescing.
+    pub class: Class,
 }
 
 /// A shared [`Message`].
@@ -20,8 +24,8 @@ pub type Payload = Arc<Message>;
 
 impl Message {
     /// A message that arrives now.
-    pub fn new(text: impl Into<Box<str>>) -> Payload {
-        Arc::new(Self { text: text.into(), received: Instant::now() })
+    pub fn new(text: impl Into<Box<str>>, class: Class) -> Payload {
+        Arc::new(Self { text: text.into(), received: Instant::now(), class })
     }
 }
 
@@ -32,11 +36,6 @@ pub struct Outgoing {
     pub channel: Box<str>,
     /// The payload, encoded.
     pub payload: Bytes,
-}
-
-/// Whether the text is one JSON value, as RFC 8259 has it.
-pub fn is_json(text: &str) -> bool {
-    check_json(text.as_bytes()).is_ok()
 }
 
 /// Checks that the bytes are one JSON value in UTF-8; the error says where they are not.
@@ -50,15 +49,22 @@ pub fn check_json(bytes: &[u8]) -> Result<(), String> {
 mod tests {
     use super::*;
 
+    fn check_json_text(text: &str) -> bool {
+        check_json(text.as_bytes()).is_ok()
+    }
+
     #[test]
     fn json_is_told_from_text() {
         for good in ["{}", " [1, 2.5e3, null] ", "\"x\"", "true", "0"] {
-            assert!(is_json(good), "{good}");
+            assert!(check_json_text(good), "{good}");
         }
         for bad in ["", "hello", "{", "[1,]", "NaN", "{'a':1}", "1 2"] {
-            assert!(!is_json(bad), "{bad}");
+            assert!(!check_json_text(bad), "{bad}");
         }
         assert!(check_json(b"\"\xff\"").unwrap_err().contains("byte 1"));
-        assert!(is_json(&("[".repeat(100_000) + &"]".repeat(100_000))), "depth is no error");
+        assert!(
+            check_json_text(&("[".repeat(100_000) + &"]".repeat(100_000))),
+            "depth is no error"
+        );
     }
 }

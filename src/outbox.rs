@@ -92,8 +92,9 @@ impl Outbox {
         }
     }
 
-    /// Takes up to `most` messages once they are due. None once the outbox is closed and empty.
-    pub async fn next(&self, most: usize) -> Option<Vec<Item>> {
+    /// Takes up to `most` messages, and no more than `bytes` unless a single one is larger, once they
+    /// are due. None once the outbox is closed and empty.
+    pub async fn next(&self, most: usize, bytes: usize) -> Option<Vec<Item>> {
         loop {
             let filled = self.filled.notified();
             {
@@ -103,7 +104,12 @@ impl Outbox {
                     if inner.queue.is_empty() {
                         return None; // nothing is due, so it is closed
                     }
-                    let count = inner.queue.len().min(most);
+                    let mut size = 0;
+                    let fitting = inner.queue.iter().take(most).take_while(|item| {
+                        size += item.outgoing.payload.len();
+                        size <= bytes
+                    });
+                    let count = fitting.count().max(1);
                     let batch: Vec<Item> = inner.queue.drain(..count).collect();
                     inner.in_hand = batch.len();
                     inner.bytes_in_hand =
@@ -126,6 +132,17 @@ impl Outbox {
         if empty {
             self.emptied.notify_waiters();
         }
+    }
+
+    /// Closes, and takes what waits: it will not be sent.
+    pub fn give_up(&self) -> Vec<Item> {
+        let mut inner = self.inner.lock();
+        inner.closed = true;
+        inner.due = false;
+        let items: Vec<Item> = inner.queue.drain(..).collect();
+        let bytes: usize = items.iter().map(|item| item.outgoing.payload.len()).sum();
+        inner.bytes -= bytes;
+        items
     }
 
     /// Waits until nothing waits.
@@ -168,20 +185,36 @@ mod tests {
         let push = || outbox.push(Item { outgoing: outgoing(1), reply: None });
         assert!(!push(), "an idle outbox sends at once");
         assert!(!push(), "and what comes before it has begun goes along");
-        assert_eq!(outbox.next(10).await.unwrap().len(), 2);
+        assert_eq!(outbox.next(10, 100).await.unwrap().len(), 2);
         assert!(push(), "while that is under way, the rest of the turn is gathered");
         assert!(push());
         outbox.done();
-        let more = tokio::time::timeout(std::time::Duration::ZERO, outbox.next(10)).await;
+        let more = tokio::time::timeout(std::time::Duration::ZERO, outbox.next(10, 100)).await;
         assert!(more.is_err(), "not due before the end of the turn");
         outbox.flush();
         assert!(!push());
-        assert_eq!(outbox.next(2).await.unwrap().len(), 2);
-        assert_eq!(outbox.next(2).await.unwrap().len(), 1, "what did not fit stays due");
+        assert_eq!(outbox.next(2, 100).await.unwrap().len(), 2);
+        assert_eq!(outbox.next(2, 100).await.unwrap().len(), 1, "what did not fit stays due");
         assert!(push());
         outbox.close();
-        assert_eq!(outbox.next(2).await.unwrap().len(), 1, "closing lets out what waits");
-        assert!(outbox.next(2).await.is_none());
+        assert_eq!(outbox.next(2, 100).await.unwrap().len(), 1, "closing lets out what waits");
+        assert!(outbox.next(2, 100).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_bounded_in_bytes_too() {
+        let outbox = Outbox::default();
+        for size in [60, 30, 20, 500, 1] {
+            outbox.try_push(outgoing(size), 10, 1000).unwrap();
+        }
+        for count in [2, 1, 1, 1] {
+            assert_eq!(outbox.next(10, 100).await.unwrap().len(), count);
+            outbox.done();
+        }
+        outbox.try_push(outgoing(5), 10, 1000).unwrap();
+        assert_eq!(outbox.give_up().len(), 1);
+        assert_eq!(outbox.waiting(), (0, 0));
+        assert!(outbox.next(1, 100).await.is_none());
     }
 
     #[tokio::test]
@@ -194,7 +227,7 @@ mod tests {
         ));
         assert!(outbox.try_push(outgoing(5), 2, 15).is_ok());
         assert!(outbox.try_push(outgoing(0), 2, 15).is_err());
-        let batch = outbox.next(10).await.unwrap();
+        let batch = outbox.next(10, 100).await.unwrap();
         assert_eq!(
             batch.iter().map(|item| item.outgoing.payload.len()).collect::<Vec<_>>(),
             [10, 5]
@@ -204,6 +237,6 @@ mod tests {
         assert_eq!(outbox.waiting(), (0, 0));
         outbox.drained().await;
         outbox.close();
-        assert!(outbox.next(1).await.is_none());
+        assert!(outbox.next(1, 100).await.is_none());
     }
 }

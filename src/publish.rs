@@ -21,6 +21,8 @@ use crate::stats::ClientStats;
 
 /// The most messages in one round trip.
 const BATCH: usize = 512;
+/// The most bytes of payload in one round trip: what a slow link carries within the publish timeout.
+const BATCH_BYTES: usize = 512 << 10;
 /// After an attempt that ended in a timeout, publishes fail at once for this long. A refused
 /// connection costs nothing and is tried again by the next publish.
 const REST_AFTER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -42,7 +44,7 @@ pub struct Job {
 /// Runs until the outbox is closed.
 pub async fn run(job: Job) {
     let mut sender = Sender { link: None, down: false, told_rejection: false, rest_until: None };
-    while let Some(batch) = job.outbox.next(BATCH).await {
+    while let Some(batch) = job.outbox.next(BATCH, BATCH_BYTES).await {
         let (outgoing, replies): (Vec<Outgoing>, Vec<Option<Reply>>) =
             batch.into_iter().map(|Item { outgoing, reply }| (outgoing, reply)).unzip();
         let outcomes = match sender.send(&job, &outgoing).await {

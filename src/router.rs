@@ -6,23 +6,23 @@
 
 use std::any::Any;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use smallvec::SmallVec;
-use tokio::sync::Notify;
 
 use crate::channel::Address;
-use crate::lane::{Entry, LaneId, LaneLimits};
-use crate::lanes::{Lanes, Pushed};
-use crate::message::{self, Message, Payload};
+use crate::coalesce::Coalescer;
+use crate::lane::{Entry, LaneId, LaneLimits, Overflow};
+use crate::lanes::{GaveUp, Lanes, Notice, Pushed};
+use crate::message::{Message, Payload};
 use crate::post::{LoopMailbox, Post, Reply};
 use crate::registry::{Map, Registry};
 use crate::runtime;
-use crate::stats::{ClientStats, DeliveryStats};
+use crate::stats::{ClientStats, DeliverySpread, DeliveryStats};
 
-/// How often a listener that waits for a loop looks whether that loop still exists.
-const LOOK_FOR_CLOSED_LOOPS: Duration = Duration::from_millis(100);
+/// How long one event loop may hold up others.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The router of the process-wide manager, looked up when a message arrives.
 static CURRENT: RwLock<Option<Arc<Router>>> = RwLock::new(None);
@@ -52,16 +52,27 @@ struct Inner {
     lanes: Lanes,
 }
 
+/// How a router treats what it routes.
+#[derive(Debug, Default)]
+pub struct Policy {
+    /// How much may wait for one slow connection.
+    pub limits: LaneLimits,
+    /// What happens then.
+    pub overflow: Overflow,
+    /// Which messages are progress.
+    pub coalescer: Coalescer,
+}
+
 /// Registry and lanes behind one lock.
 #[derive(Debug)]
 pub struct Router {
     inner: Mutex<Inner>,
-    limits: LaneLimits,
+    policy: Policy,
     /// What became of messages for local connections.
     pub stats: DeliveryStats,
+    /// How deliveries are spread in time.
+    pub spread: DeliverySpread,
     owner: OnceLock<Weak<dyn Any + Send + Sync>>,
-    /// Rung when a loop that was behind has taken something.
-    caught_up: Notify,
 }
 
 /// How much is there now.
@@ -77,9 +88,10 @@ pub struct Gauges {
 
 impl Router {
     /// A router with nobody connected.
-    pub fn new(limits: LaneLimits) -> Arc<Self> {
+    pub fn new(policy: Policy) -> Arc<Self> {
         let (inner, stats, owner) = (Mutex::default(), DeliveryStats::default(), OnceLock::new());
-        Arc::new(Self { inner, limits, stats, owner, caught_up: Notify::new() })
+        let spread = DeliverySpread::default();
+        Arc::new(Self { inner, policy, stats, spread, owner })
     }
 
     /// Says to what in the binding this router belongs. The first call counts.
@@ -92,20 +104,31 @@ impl Router {
         self.owner.get()?.upgrade()
     }
 
-    /// A new lane that is emptied on the given loop. Nobody is connected by it yet.
-    pub fn open(&self, mailbox: &Arc<LoopMailbox>) -> LaneId {
-        self.inner.lock().lanes.open(mailbox)
+    /// A new lane. Nobody is connected by it yet, and it is to be [bound](Router::bind) to a loop.
+    pub fn open(&self) -> LaneId {
+        self.inner.lock().lanes.open()
     }
 
     /// Registers an open lane as a connection of a user. False if the lane is not open any more.
-    pub fn connect(&self, user_id: &str, id: LaneId, mailbox: &Arc<LoopMailbox>) -> bool {
+    pub fn connect(&self, user_id: &str, id: LaneId) -> bool {
         let mut inner = self.inner.lock();
         if inner.lanes.get(id).is_none() {
             return false;
         }
-        inner.lanes.ensure_living_loop(id.index, Some(mailbox));
-        inner.register(user_id, id);
+        let (user, new) = inner.registry.connect(user_id, id.index);
+        if let (true, Some(lane)) = (new, inner.lanes.get(id)) {
+            lane.users.push(user);
+        }
         true
+    }
+
+    /// Has a lane emptied on a loop, unless it has a living one.
+    pub fn bind(self: &Arc<Self>, id: LaneId, mailbox: &Arc<LoopMailbox>) {
+        let mut inner = self.inner.lock();
+        if inner.lanes.get(id).is_some() {
+            inner.lanes.bind(id.index, mailbox);
+        }
+        self.tell(inner);
     }
 
     /// Takes a user's connection out of the maps, and with the user's last one the user's
@@ -126,17 +149,16 @@ impl Router {
         true
     }
 
-    /// Takes a connection out of all maps. False if that was done before.
-    pub fn close(&self, id: LaneId) -> bool {
+    /// Takes a connection out of all maps. Returns how many messages waited for it; None if that was
+    /// done before.
+    pub fn close(&self, id: LaneId) -> Option<usize> {
         let mut inner = self.inner.lock();
-        if inner.lanes.get(id).is_none() {
-            return false;
-        }
+        inner.lanes.get(id)?;
         inner.unregister(id.index);
         let queue = inner.lanes.free(id.index);
         drop(inner);
         self.stats.dropped.add(queue.len() as u64);
-        true
+        Some(queue.len())
     }
 
     /// Takes every connection and every subscription out of the maps. Returns the lanes that were
@@ -211,8 +233,9 @@ impl Router {
         for (address, inbound) in wanted {
             match std::str::from_utf8(inbound.payload) {
                 Ok(text) => {
-                    stats.not_json.add(u64::from(!message::is_json(text)));
-                    payloads.push((address, Message::new(text)));
+                    let (class, is_json) = self.policy.coalescer.classify(address, text);
+                    stats.not_json.add(u64::from(!is_json));
+                    payloads.push((address, Message::new(text, class)));
                 }
                 Err(_) => not_utf8.push(inbound.channel),
             }
@@ -228,20 +251,23 @@ impl Router {
     }
 
     /// Puts a message into the lanes of an address on behalf of this process. `reply` is answered
-    /// when the last of them has sent or failed; at once if there are none.
-    pub fn send(self: &Arc<Self>, address: Address<'_>, payload: &Payload, reply: Reply) {
+    /// when the last of them has sent or failed; at once if there are none. It is never overwritten,
+    /// because somebody waits for it.
+    pub fn send(self: &Arc<Self>, address: Address<'_>, text: &str, reply: Reply) {
+        let (class, _) = self.policy.coalescer.classify(address, text);
+        let payload = Message::new(text, class);
         let home = Arc::clone(reply.mailbox());
         let ticket = Arc::new(reply);
         let mut spilled = Vec::new();
         let mut inner = self.inner.lock();
-        self.push(&mut inner, address, payload, Some(&ticket), Some(&home), &mut spilled);
+        self.push(&mut inner, address, &payload, Some(&ticket), Some(&home), &mut spilled);
         self.tell(inner);
     }
 
     /// Ends the sends in `done` and takes the first message of up to `most` ready lanes of a loop,
     /// round robin.
     pub fn take(
-        &self,
+        self: &Arc<Self>,
         mailbox: &Arc<LoopMailbox>,
         done: &mut Vec<LaneId>,
         most: usize,
@@ -252,28 +278,59 @@ impl Router {
             inner.lanes.finish(id);
         }
         inner.lanes.take(mailbox, most, taken);
-        let caught_up = inner.lanes.may_have_caught_up();
-        drop(inner);
-        if caught_up {
-            self.caught_up.notify_one();
+        if taken.is_empty() {
+            self.tell(inner);
         }
     }
 
     /// Waits while an event loop is so far behind that reading more would only fill memory. The
-    /// broker keeps what is not read, as it does for a listener written in Python.
-    pub async fn keep_pace(&self) {
+    /// broker keeps what is not read, as it does for a listener written in Python. Where other loops
+    /// are held up by it, only for [`PATIENCE`]: then its full lanes are given up.
+    pub async fn keep_pace(self: &Arc<Self>) {
+        let began = Instant::now();
         while self.is_behind() {
-            // The second branch is for a loop that was closed meanwhile and takes nothing any more.
-            tokio::select! {
-                () = self.caught_up.notified() => {}
-                () = tokio::time::sleep(LOOK_FOR_CLOSED_LOOPS) => {}
+            if began.elapsed() >= PATIENCE {
+                self.give_up_those_who_hold_up_others();
             }
+            // Polled, because a waker would be one more lock to share with the child of a fork.
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    fn give_up_those_who_hold_up_others(self: &Arc<Self>) {
+        let _gate = runtime::gate();
+        let mut spilled = Vec::new();
+        let mut inner = self.inner.lock();
+        let ids = inner.lanes.hold_up_others();
+        self.give_up_all(&mut inner, ids, &mut spilled);
+        self.stats.dropped.add(spilled.len() as u64);
+        self.tell(inner);
     }
 
     fn is_behind(&self) -> bool {
         let _gate = runtime::gate();
-        self.inner.lock().lanes.are_behind(self.limits)
+        self.inner.lock().lanes.are_behind(self.policy.limits)
+    }
+
+    /// Says that a loop runs, though sends are suspended on it. To be called every now and then while
+    /// they are: this is when connections turn out to be slow.
+    pub fn see(self: &Arc<Self>, mailbox: &Arc<LoopMailbox>) {
+        let mut inner = self.inner.lock();
+        let (mut spilled, over) =
+            inner.lanes.see(mailbox, self.policy.limits, self.policy.overflow);
+        self.give_up_all(&mut inner, over, &mut spilled);
+        self.stats.dropped.add(spilled.len() as u64);
+        self.tell(inner);
+    }
+
+    fn give_up_all(&self, inner: &mut Inner, ids: Vec<LaneId>, spilled: &mut Vec<Entry>) {
+        for id in ids {
+            if inner.lanes.get(id).is_some() {
+                inner.unregister(id.index);
+                spilled.extend(inner.lanes.give_up(id, GaveUp::Overflow, 0));
+                self.stats.overflowed.add(1);
+            }
+        }
     }
 
     /// Says that a lane's send waits for its connection, and ends the sends in `done`. With `abandon`,
@@ -307,9 +364,10 @@ impl Router {
         self.tell(inner);
     }
 
-    /// Ends the sends in `done`, puts back what was taken and not sent, and tells the loop again.
+    /// Ends the sends in `done`, and puts back what was taken and not sent. The loop is told of it at
+    /// the next message, or by [`Router::retell`].
     pub fn put_back(
-        self: &Arc<Self>,
+        &self,
         mailbox: &Arc<LoopMailbox>,
         done: &mut Vec<LaneId>,
         taken: impl IntoIterator<Item = (LaneId, Entry)>,
@@ -321,14 +379,32 @@ impl Router {
             inner.lanes.finish(id);
         }
         inner.lanes.abandon(mailbox);
-        self.tell(inner);
+        drop(inner);
         self.stats.dropped.add(homeless.len() as u64);
     }
 
-    /// The lanes of a loop that were given up since the last call; each is to be
-    /// [released](Router::release).
-    pub fn take_given_up(&self, mailbox: &Arc<LoopMailbox>) -> Vec<LaneId> {
-        self.inner.lock().lanes.take_given_up(mailbox)
+    /// Tells the loops that have something to do and do not know it.
+    pub fn retell(self: &Arc<Self>) {
+        self.tell(self.inner.lock());
+    }
+
+    /// Gives up a lane whose send does not end: out of the maps at once. False if it is not open.
+    pub fn give_up(self: &Arc<Self>, id: LaneId) -> bool {
+        let mut inner = self.inner.lock();
+        if inner.lanes.get(id).is_none() {
+            return false;
+        }
+        inner.unregister(id.index);
+        let queue = inner.lanes.give_up(id, GaveUp::Deadline, 0);
+        self.tell(inner);
+        self.stats.timed_out.add(1);
+        self.stats.dropped.add(queue.len() as u64);
+        true
+    }
+
+    /// What a loop is to be told since the last call.
+    pub fn take_notices(&self, mailbox: &Arc<LoopMailbox>) -> Vec<Notice> {
+        self.inner.lock().lanes.take_notices(mailbox)
     }
 
     /// Frees the index of a lane that was given up.
@@ -355,18 +431,24 @@ impl Router {
         let lanes = &mut inner.lanes;
         let each = |index: u32| {
             // A connection that two users share comes twice, and may just have been given up.
-            if given_up.contains(&index) {
+            if !lanes.is_open(index) {
                 self.stats.dropped.add(1);
                 return;
             }
-            let entry = Entry { payload: Arc::clone(payload), ticket: ticket.cloned() };
-            match lanes.push(index, entry, self.limits, home) {
-                Pushed::Queued => {}
+            let entry = Entry::new(Arc::clone(payload), ticket.cloned());
+            match lanes.push(index, entry, self.policy.limits, self.policy.overflow, home) {
+                Pushed::Queued { coalesced } => self.stats.coalesced.add(u64::from(coalesced)),
+                Pushed::Instead { dropped, coalesced } => {
+                    self.stats.coalesced.add(u64::from(coalesced));
+                    self.stats.dropped.add(dropped.len() as u64);
+                    spilled.extend(dropped);
+                }
                 Pushed::NoLoop => self.stats.dropped.add(1),
-                Pushed::GivenUp(queue) => {
-                    self.stats.dropped.add(queue.len() as u64 + 1);
+                Pushed::GivenUp { entries, coalesced } => {
+                    self.stats.coalesced.add(u64::from(coalesced));
+                    self.stats.dropped.add(entries.len() as u64);
                     self.stats.overflowed.add(1);
-                    spilled.extend(queue);
+                    spilled.extend(entries);
                     given_up.push(index);
                 }
             }
@@ -391,13 +473,6 @@ impl Router {
 }
 
 impl Inner {
-    fn register(&mut self, user_id: &str, id: LaneId) {
-        let (user, new) = self.registry.connect(user_id, id.index);
-        if let (true, Some(lane)) = (new, self.lanes.get(id)) {
-            lane.users.push(user);
-        }
-    }
-
     /// Takes a lane out of the maps.
     fn unregister(&mut self, index: u32) {
         for user in self.lanes.take_users(index) {

@@ -14,6 +14,8 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinHandle;
 
+use crate::error::Error;
+
 /// Counts the forks between the first process and this one.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 static RUNTIME: Mutex<Option<(u64, Handle)>> = Mutex::new(None);
@@ -29,47 +31,45 @@ pub fn generation() -> u64 {
     GENERATION.load(Ordering::Acquire)
 }
 
-/// Spawns a task on the I/O thread.
-///
-/// # Panics
-/// When the operating system refuses a thread.
-pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+/// Spawns a task on the I/O thread, which is started if need be.
+pub fn spawn<F>(future: F) -> Result<JoinHandle<F::Output>, Error>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    handle().spawn(future)
+    Ok(handle()?.spawn(future))
+}
+
+/// Starts the I/O thread if need be.
+pub fn ensure() -> Result<(), Error> {
+    handle().map(drop)
 }
 
 /// The running runtime of this process.
-fn handle() -> Handle {
+fn handle() -> Result<Handle, Error> {
     let mut runtime = RUNTIME.lock();
     let now = generation();
     if let Some((made_in, handle)) = runtime.as_ref()
         && *made_in == now
     {
-        return handle.clone();
+        return Ok(handle.clone());
     }
-    let fresh = start_io_thread();
+    let fresh = start_io_thread().map_err(|error| Error::System(error.to_string()))?;
     // The parent's handle is forgotten, not dropped: its drop would use threads that are not here.
     if let Some(stale) = runtime.replace((now, fresh.clone())) {
         std::mem::forget(stale);
     }
-    fresh
+    Ok(fresh)
 }
 
-fn start_io_thread() -> Handle {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("the operating system refused an event queue (epoll) for fanwire's I/O thread");
+fn start_io_thread() -> std::io::Result<Handle> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
     // A daemon in effect: never joined, so an interpreter that exits without stop() exits at once.
     std::thread::Builder::new()
         .name("fanwire-io".into())
-        .spawn(move || runtime.block_on(std::future::pending::<()>()))
-        .expect("the operating system refused a thread for fanwire's I/O");
-    handle
+        .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+    Ok(handle)
 }
 
 /// Held by the I/O thread while it uses a lock of ours; cheap, taken once per batch.

@@ -33,6 +33,46 @@ macro_rules! counters {
     };
 }
 
+/// Counts of values by powers of two: bucket `n` holds those below `2^n`.
+#[derive(Debug)]
+pub struct Histogram([AtomicU64; BUCKETS]);
+
+/// Up to 2^39: nine minutes in nanoseconds.
+const BUCKETS: usize = 40;
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl Histogram {
+    /// Counts one value.
+    pub fn record(&self, value: u64) {
+        let bucket = (u64::BITS - value.leading_zeros()) as usize;
+        self.0[bucket.min(BUCKETS - 1)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The buckets that hold something: what their values are below, and how many they are.
+    pub fn snapshot(&self) -> Vec<(u64, u64)> {
+        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        counts.enumerate().filter(|(_, n)| *n > 0).map(|(bucket, n)| (1 << bucket, n)).collect()
+    }
+}
+
+/// The value below which the given share (0 to 1) of a snapshot lies; 0 for an empty one.
+pub fn quantile(snapshot: &[(u64, u64)], share: f64) -> u64 {
+    let total: u64 = snapshot.iter().map(|(_, count)| count).sum();
+    let mut seen = 0;
+    for (below, count) in snapshot {
+        seen += count;
+        if seen as f64 >= share * total as f64 {
+            return *below;
+        }
+    }
+    0
+}
+
 counters! {
     /// What a listener and a publisher saw.
     ClientStats {
@@ -62,11 +102,45 @@ counters! {
     DeliveryStats {
         /// Messages handed to a connection, one count for each connection.
         delivered,
+        /// Progress messages that a newer one took the place of before they were handed over.
+        coalesced,
         /// Messages that were queued for a connection and never handed over.
         dropped,
         /// Connections given up because their send failed.
         send_failed,
         /// Connections given up because too much waited for them.
         overflowed,
+        /// Connections given up because a send did not end in time.
+        timed_out,
+        /// Times an event loop was woken for deliveries.
+        wakeups,
+    }
+}
+
+/// How deliveries are spread.
+#[derive(Debug, Default)]
+pub struct DeliverySpread {
+    /// Deliveries made by one pump before its lanes were empty or its send suspended.
+    pub batch_size: Histogram,
+    /// From the broker's bytes read to the send begun, in nanoseconds.
+    pub latency: Histogram,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_fall_below_their_buckets_bound() {
+        let histogram = Histogram::default();
+        for value in [0, 1, 2, 3, 1000, u64::MAX] {
+            histogram.record(value);
+        }
+        let snapshot = histogram.snapshot();
+        assert_eq!(snapshot, [(1, 1), (2, 1), (4, 2), (1024, 1), (1 << 39, 1)]);
+        assert_eq!(quantile(&snapshot, 0.5), 4);
+        assert_eq!(quantile(&snapshot, 0.0), 1);
+        assert_eq!(quantile(&snapshot, 1.0), 1 << 39);
+        assert_eq!(quantile(&[], 0.5), 0);
     }
 }

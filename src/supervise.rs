@@ -35,6 +35,8 @@ pub struct Job {
     pub strict: bool,
     /// Cleared when the task ends by itself.
     pub running: Arc<AtomicBool>,
+    /// Set while it is subscribed.
+    pub listening: Arc<AtomicBool>,
 }
 
 /// How long to wait before attempt number `attempt` (from 1), with `jitter` in 0..1.
@@ -50,7 +52,7 @@ pub fn backoff(attempt: u32, jitter: f64) -> Duration {
 /// the first attempt.
 pub async fn run(job: Job, started: Reply) {
     let mut started = Some(started);
-    let mut voice = Voice { job: &job, told_down: false, named: Vec::new() };
+    let mut voice = Voice { job: &job, told_down: None, named: Vec::new() };
     let mut attempt = 0;
     loop {
         let error = match Listening::connect(&job.url, &job.limits, &PATTERNS).await {
@@ -91,7 +93,8 @@ fn jitter() -> f64 {
 /// Routes what the listener reads, and says once each when it is deaf and when it hears again.
 struct Voice<'a> {
     job: &'a Job,
-    told_down: bool,
+    /// Whether the trouble that was told last was permanent; None while there is none.
+    told_down: Option<bool>,
     named: Vec<Box<[u8]>>,
 }
 
@@ -113,13 +116,15 @@ impl Voice<'_> {
 
     fn route(&mut self, batch: &[Inbound<'_>]) {
         let job = self.job;
-        let _gate = runtime::gate();
+        let gate = runtime::gate();
         let Some(router) = job.router.clone().or_else(router::current) else {
             job.stats.received.add(batch.len() as u64);
             job.stats.unwatched.add(batch.len() as u64);
             return;
         };
-        for channel in router.route(batch, Some(&job.home), &job.stats) {
+        let not_utf8 = router.route(batch, Some(&job.home), &job.stats);
+        drop(gate);
+        for channel in not_utf8 {
             if self.named.len() < CHANNELS_NAMED
                 && !self.named.iter().any(|named| **named == *channel)
             {
@@ -135,27 +140,28 @@ impl Voice<'_> {
 
     fn up(&mut self) {
         let url = &self.job.url.shown;
-        if std::mem::take(&mut self.told_down) {
+        self.job.listening.store(true, Ordering::Release);
+        if self.told_down.take().is_some() {
             self.job.stats.reconnects.add(1);
-            self.tell(Level::Warning, format!("{url}: the listener is subscribed again"));
+            self.tell(Level::Warning, format!("{url}: receiving again"));
         } else {
-            self.tell(
-                Level::Info,
-                format!("{url}: the listener is subscribed to {}", PATTERNS.join(" ")),
-            );
+            self.tell(Level::Info, format!("{url}: receiving {}", PATTERNS.join(" ")));
         }
     }
 
     fn down(&mut self, error: &Error) {
-        if !std::mem::replace(&mut self.told_down, true) {
-            self.tell(
-                Level::Error,
-                format!("the listener is deaf, trying again until it is not: {error}"),
-            );
+        self.job.listening.store(false, Ordering::Release);
+        // Once per outage, and once more if what was a matter of waiting has become one of mending.
+        let permanent = error.is_permanent();
+        if self.told_down.is_none() || (permanent && self.told_down == Some(false)) {
+            self.told_down = Some(permanent);
+            let text = format!("not receiving, trying again: {error}");
+            self.tell(Level::Error, text);
         }
     }
 
     fn tell(&self, level: Level, text: String) {
+        let _gate = runtime::gate();
         self.job.journal.add(level, text);
         self.job.home.post(Post::Journal(Arc::clone(&self.job.journal)));
     }

@@ -130,7 +130,7 @@ class Demo(Process):
 
     @property
     def instances(self) -> list["Instance"]:
-        return [Instance(url) for url in sorted(self._printed_urls())]
+        return [Instance(url) for url in self._printed_urls()]
 
 
 class OwnInstance(Process):

@@ -116,6 +116,7 @@ def test_a_file_dropped_on_one_instance_is_watched_on_the_other(
         uploading, following = open_page(ada, one), open_page(ada, other)
         watching = open_page(new_person(), other)
         expect(watching.locator("#broker")).to_have_text(redis_server.url)
+        expect(watching.locator("#broker")).to_have_attribute("title", redis_server.url)
         slow_down(uploading, 400_000)
         for page in (following, watching):
             page.evaluate(RECORD)
@@ -174,6 +175,8 @@ def test_the_bar_never_runs_backwards(
         state = f"{own.instance.url}/state"
         until_blocking(lambda: page.request.get(state).json()["watched"] == ["u1"], "it watches")
         # As a stage of another app would be told, and the second message overtaken by the first.
+        # A note between them keeps the later from taking the place of the earlier on the way.
+        note = json.dumps({"action": "note", "upload_id": "u1"})
         for second, percent in ((5, 40), (4, 30), (6, 70)):
             message = {
                 "action": "upload_progress",
@@ -186,6 +189,7 @@ def test_the_bar_never_runs_backwards(
                 "timestamp": f"2026-01-01T00:00:0{second}Z",
             }
             redis_server.publish("upload:u1", json.dumps(message))
+            redis_server.publish("upload:u1", note)
         expect(page.locator(".card .percent")).to_have_text("70 %")
         expect(page.locator(".card .message")).to_have_text("70 frames")
         percents = {percent for percent, _ in page.evaluate("shown")}
@@ -204,6 +208,18 @@ def test_a_file_over_the_limit_is_refused_in_words(
         expect(page.locator(".card.failed .reason")).to_have_text(
             "The file is larger than the limit of 1.0 kB."
         )
+
+
+def test_an_answer_that_a_shutdown_cut_off_is_told_in_words(
+    new_person: Callable[..., BrowserContext], tmp_path: Path
+) -> None:
+    file = tmp_path / "small.txt"
+    file.write_text("one\n")
+    with OwnInstance() as own:
+        page = open_page(new_person(), own.instance)
+        page.route("**/uploads", lambda route: route.fulfill(status=503, body='{"detail": "The'))
+        page.locator("#file").set_input_files(file)
+        expect(page.locator(".card.failed .reason")).to_have_text("The server is shutting down.")
 
 
 def test_the_page_comes_back_when_its_instance_does(

@@ -18,18 +18,21 @@ FUNCTIONS = ["init_manager", "get_manager", "init_publisher", "get_publisher"]
 ERRORS = ["Error", "ConfigError", "BrokerError", "PublishError"]
 
 
-def members(name: str) -> Iterator[ast.FunctionDef]:
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def members(name: str) -> Iterator[Function]:
     """What the stub says a class has."""
     for node in STUB.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
-            yield from (item for item in node.body if isinstance(item, ast.FunctionDef))
+            yield from (item for item in node.body if isinstance(item, Function))
 
 
-def is_property(node: ast.FunctionDef) -> bool:
+def is_property(node: Function) -> bool:
     return any(isinstance(d, ast.Name) and d.id == "property" for d in node.decorator_list)
 
 
-def parameters_of_stub(node: ast.FunctionDef) -> list[tuple[str, str, object]]:
+def parameters_of_stub(node: Function) -> list[tuple[str, str, object]]:
     arguments, found = node.args, list[tuple[str, str, object]]()
     positional = [*arguments.posonlyargs, *arguments.args]
     missing: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults))
@@ -77,7 +80,7 @@ def test_every_public_name_has_a_docstring(name: str) -> None:
     [(name, node) for name, node in METHODS if node.name != "__init__"],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
-def test_every_member_has_a_docstring(name: str, node: ast.FunctionDef) -> None:
+def test_every_member_has_a_docstring(name: str, node: Function) -> None:
     documentation = inspect.getdoc(getattr(getattr(fanwire, name), node.name))
     assert documentation is not None and len(documentation.split()) >= 4, documentation
 
@@ -87,7 +90,7 @@ def test_every_member_has_a_docstring(name: str, node: ast.FunctionDef) -> None:
     [(n, m) for n, m in METHODS if not is_property(m) and m.name != "__init__"],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
-def test_methods_have_the_signatures_of_the_stub(name: str, node: ast.FunctionDef) -> None:
+def test_methods_have_the_signatures_of_the_stub(name: str, node: Function) -> None:
     assert parameters_of_binary(getattr(getattr(fanwire, name), node.name)) == parameters_of_stub(
         node
     )
@@ -101,7 +104,7 @@ def test_constructors_have_the_signatures_of_the_stub(name: str) -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_have_the_signatures_of_the_stub(name: str) -> None:
-    (node,) = [n for n in STUB.body if isinstance(n, ast.FunctionDef) and n.name == name]
+    (node,) = [n for n in STUB.body if isinstance(n, Function) and n.name == name]
     assert parameters_of_binary(getattr(fanwire, name)) == parameters_of_stub(node)
 
 

@@ -67,6 +67,18 @@ class ConnectionManager:
         for user_id in self.get_upload_subscriber_ids(upload_id):
             await self.send_to_user(user_id, message)
 
+    async def forward(self, channel: str, payload: str) -> None:
+        """A message from the broker to the connections here that it concerns."""
+        kind, _, name = channel.partition(":")
+        user_ids = self.get_upload_subscriber_ids(name) if kind == "upload" else (name,)
+        for user_id in user_ids:
+            for websocket in list(self.user_connections.get(user_id, ())):
+                try:
+                    await websocket.send_text(payload)
+                except Exception as error:  # noqa: BLE001 - whatever a dead socket raises
+                    logger.warning("Sending to user %s failed: %s", user_id, error)
+                    await self.disconnect(user_id, websocket)
+
     async def disconnect_all(self) -> None:
         for connections in list(self.user_connections.values()):
             for websocket in list(connections):

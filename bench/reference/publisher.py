@@ -70,19 +70,7 @@ class UploadProgressPublisher:
         while True:
             message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=POLL_SECONDS)
             if message is not None:
-                await self._forward(message["channel"], message["data"])
-
-    async def _forward(self, channel: str, payload: str) -> None:
-        kind, _, name = channel.partition(":")
-        manager = self._manager
-        user_ids = manager.get_upload_subscriber_ids(name) if kind == "upload" else (name,)
-        for user_id in user_ids:
-            for websocket in list(manager.user_connections.get(user_id, ())):
-                try:
-                    await websocket.send_text(payload)
-                except Exception as error:  # noqa: BLE001 - whatever a dead socket raises
-                    logger.warning("Sending to user %s failed: %s", user_id, error)
-                    await manager.disconnect(user_id, websocket)
+                await self._manager.forward(message["channel"], message["data"])
 
 
 class ListeningPublisher(UploadProgressPublisher):
@@ -98,4 +86,4 @@ class ListeningPublisher(UploadProgressPublisher):
     async def _forward_all(self, pubsub: Any) -> None:
         async for message in pubsub.listen():
             if message["type"] == "pmessage":
-                await self._forward(message["channel"], message["data"])
+                await self._manager.forward(message["channel"], message["data"])

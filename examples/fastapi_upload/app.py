@@ -38,7 +38,7 @@ app = FastAPI(lifespan=lifespan)
 @app.put("/uploads/{upload_id}", response_model=None)
 async def upload(upload_id: str, request: Request) -> dict[str, str | int] | Response:
     """The body is the file. An ``UploadFile`` would be here only after its last byte."""
-    expected = int(request.headers.get("content-length", 0))
+    expected = int(request.headers.get("content-length", 0))  # 0: sent in chunks, or empty
     digest = hashlib.sha256()
     received = 0
     published_at = 0.0
@@ -49,7 +49,7 @@ async def upload(upload_id: str, request: Request) -> dict[str, str | int] | Res
             # 20 times a second is live to a person, and a broker has better things to do.
             if time.monotonic() - published_at >= 0.05:
                 published_at = time.monotonic()
-                percent = 100 * received // max(expected, received)
+                percent = 100 * received // expected if expected else 0
                 progress = {"upload_id": upload_id, "progress_percent": percent}
                 await get_publisher().publish_progress(
                     upload_id, {"action": "upload_progress", "payload": progress}
@@ -94,8 +94,10 @@ async def page() -> str:
 <meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta name="color-scheme" content="light dark">
 <title>Upload progress</title>
+<link rel="icon" href="data:,">
 <style>
   body { font: 1rem/1.6 system-ui, sans-serif; max-width: 36rem; margin: auto; padding: 1rem }
+  p { overflow-wrap: anywhere }
   progress { width: 100% }
 </style>
 <h1>Upload progress</h1>

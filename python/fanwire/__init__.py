@@ -6,7 +6,7 @@ uses the publisher alone. See the README for a first app.
 
 import warnings
 
-from fanwire import _core
+from fanwire import _core, _coroutines
 from fanwire._core import (
     ConnectionManager,
     MapView,
@@ -17,12 +17,14 @@ from fanwire._core import (
     init_manager,
     init_publisher,
 )
+from fanwire.coalesce import CoalesceRule
 from fanwire.errors import BrokerError, BrokerTimeoutError, ConfigError, Error, PublishError
 from fanwire.types import Connection
 
 __all__ = [
     "BrokerError",
     "BrokerTimeoutError",
+    "CoalesceRule",
     "ConfigError",
     "Connection",
     "ConnectionManager",
@@ -36,6 +38,13 @@ __all__ = [
     "init_manager",
     "init_publisher",
 ]
+
+_coroutines.as_coroutine_functions(
+    ConnectionManager, "send_to_user", "send_to_upload_subscribers", "disconnect_all"
+)
+_coroutines.as_coroutine_functions(
+    UploadProgressPublisher, "start", "stop", "publish_progress", "publish_to_user"
+)
 
 if _core.__build_profile__ == "debug":
     warnings.warn(

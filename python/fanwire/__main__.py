@@ -63,7 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
     demo.add_argument(
-        "--port", type=_port, default=8000, help="of the first instance; 0 takes free ones"
+        "--port",
+        type=_port,
+        default=8000,
+        help="of the first instance (default: 8000); 0 takes free ones",
     )
     demo.add_argument(
         "--max-upload-mib", type=_mebibytes, default=512, metavar="N", help="default: 512"
@@ -77,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     if missing:
         return _fail(
             f"the demo needs {', '.join(_DEMO_MODULES)}; not installed: {', '.join(missing)}.\n"
-            "Install them with: pip install 'fanwire[demo]'"
+            f"Install them with: pip install {' '.join(_DEMO_MODULES)}"
         )
     # Here and not above, because it imports the modules that were looked for just now.
     from .demo.serve import DemoError, ServeOptions, serve  # noqa: PLC0415

@@ -1,10 +1,11 @@
 """The native module. Its public names are re-exported by ``fanwire``; import them from there."""
 
-from collections.abc import Coroutine, Iterator, Mapping
-from typing import Any, TypeVar, final, overload
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar, final, overload
 
 from typing_extensions import disjoint_base
 
+from fanwire.coalesce import CoalesceRule
 from fanwire.types import Connection
 
 _D = TypeVar("_D")
@@ -46,19 +47,39 @@ class ConnectionManager:
     """Who is connected to this process, and who watches which upload. The maps live in Rust.
 
     Args:
-        max_queued_messages: how many messages may wait for one slow connection (default 1,024).
-        max_queued_bytes: how many bytes of payload may wait for one (default 4 MiB).
-
-    A connection whose send is suspended and that lets more than that wait is disconnected and
-    counted; nobody else notices. Where only the event loop is behind, nothing is disconnected: the
-    listener reads more slowly.
+        max_queued_messages: how many messages may wait for one slow connection, that is, one whose
+            send has been suspended for 250 ms on a loop that runs. Where only the event loop is
+            behind, nobody is to blame: the listener reads more slowly.
+        max_queued_bytes: how many bytes of payload may wait for one.
+        coalesce: whether a progress message takes the place of an older one of the same upload that
+            still waits, as long as nothing else of that upload was queued after it. True for the
+            actions upload_progress, batch_progress and file_progress; False; or rules.
+        overflow: what happens when too much waits for a slow connection: "disconnect" it,
+            "drop-oldest" message, or "coalesce": drop the oldest progress, and disconnect it where
+            none waits.
+        send_timeout_seconds: a connection whose send takes longer is disconnected.
+        time_slice_seconds: how long deliveries may hold the event loop in one turn.
+        on_drop: called on the event loop with a connection, a count of messages, and a reason
+            ("overflow", or "disconnected" for what waited for a connection that was given up). What
+            the application drops by disconnecting is only counted.
+        on_disconnect: called on the event loop with a connection that was given up, and a reason
+            ("send failed", "overflow" or "send timed out").
 
     Raises:
-        fanwire.ConfigError: a limit is zero.
+        fanwire.ConfigError: an option makes no sense.
     """
 
     def __init__(
-        self, *, max_queued_messages: int = 1024, max_queued_bytes: int = 4_194_304
+        self,
+        *,
+        max_queued_messages: int = 1024,
+        max_queued_bytes: int = 4_194_304,
+        coalesce: bool | Iterable[CoalesceRule] = True,
+        overflow: Literal["disconnect", "drop-oldest", "coalesce"] = "disconnect",
+        send_timeout_seconds: float = 10.0,
+        time_slice_seconds: float = 0.001,
+        on_drop: Callable[[Any, int, str], object] | None = None,
+        on_disconnect: Callable[[Any, str], object] | None = None,
     ) -> None: ...
     @property
     def user_connections(self) -> MapView:
@@ -70,7 +91,7 @@ class ConnectionManager:
     def user_subscriptions(self) -> MapView:
         """User id to the set of ids of the uploads the user watches."""
     def connect(self, user_id: str, websocket: Connection) -> Coroutine[Any, Any, None]:
-        """Register a connection of a user. The same connection counts once.
+        """Register a connection of a user at once. The same connection counts once.
 
         It is served on the event loop that runs this.
 
@@ -86,26 +107,26 @@ class ConnectionManager:
         """Make a user watch an upload from now on. The user need not be connected yet."""
     def unsubscribe_upload(self, user_id: str, upload_id: str) -> Coroutine[Any, Any, None]:
         """Make a user stop watching an upload at once. One that is not watched is no error."""
-    def send_to_user(self, user_id: str, message: Any) -> Coroutine[Any, Any, None]:
+    async def send_to_user(self, user_id: str, message: Any) -> None:
         """Send to every connection of a user in this process, side by side.
 
         Done when each send has finished or failed; one that fails is disconnected. The message is
-        encoded at the call, as by ``UploadProgressPublisher.publish_progress``.
+        encoded as by ``UploadProgressPublisher.publish_progress``.
 
         Raises:
             TypeError, ValueError: the message cannot be encoded; the text says where in it.
         """
-    def send_to_upload_subscribers(self, upload_id: str, message: Any) -> Coroutine[Any, Any, None]:
+    async def send_to_upload_subscribers(self, upload_id: str, message: Any) -> None:
         """Send to every connection of every user who watches an upload, as ``send_to_user``."""
     def get_upload_subscriber_ids(self, upload_id: str) -> set[str]:
         """Return the ids of the users who watch an upload here: a copy."""
-    def disconnect_all(self) -> Coroutine[Any, Any, None]:
+    async def disconnect_all(self) -> None:
         """Close every connection with 1012 "Server reloading", and clear all maps.
 
         Errors while closing are ignored; what does not close within 5 s is left alone.
         """
-    def stats(self) -> dict[str, int]:
-        """Return counters and gauges of deliveries to local connections, by name."""
+    def stats(self) -> dict[str, Any]:
+        """Return counters, gauges and histograms of deliveries to local connections, by name."""
 
 @disjoint_base
 class UploadProgressPublisher:
@@ -149,7 +170,7 @@ class UploadProgressPublisher:
     @property
     def running(self) -> bool:
         """Whether the listener runs: subscribed, or trying to be."""
-    def start(self) -> Coroutine[Any, Any, None]:
+    async def start(self) -> None:
         """Start to listen. A second call does nothing.
 
         When it returns the listener is subscribed, or the broker could not be reached: then the
@@ -159,13 +180,14 @@ class UploadProgressPublisher:
             fanwire.ConfigError: the URL makes no sense.
             fanwire.BrokerError: wrong password, no permission, or not a broker.
         """
-    def stop(self) -> Coroutine[Any, Any, None]:
+    async def stop(self) -> None:
         """Stop listening and publishing, within 2 s whatever the broker does.
 
-        What waits to be published goes out first, for 1.5 s at most. A second call does nothing.
+        What waits to be published goes out first; what has not after a second fails. A second call
+        does nothing.
         The application's connections stay open: ``ConnectionManager.disconnect_all`` closes them.
         """
-    def publish_progress(self, upload_id: str, message: Any) -> Coroutine[Any, Any, None]:
+    async def publish_progress(self, upload_id: str, message: Any) -> None:
         """Publish to everybody who watches an upload, on any instance.
 
         Messages of one publisher are sent in the order in which they were published, those of
@@ -175,14 +197,14 @@ class UploadProgressPublisher:
             upload_id: any str; the channel is ``upload:{upload_id}``.
             message: anything with ``model_dump_json()``, or dict, list, str, int, float, bool or
                 None with dataclasses, ``msgspec.Struct``, datetime, UUID, Enum, Decimal and the
-                like inside; or ``bytes`` that are JSON already. It is encoded at the call.
+                like inside; or ``bytes`` that are JSON already. It is encoded at the first step.
 
         Raises:
             TypeError, ValueError: the message cannot be encoded, or is larger than
                 ``max_message_bytes``; the text says where in it.
             fanwire.PublishError: the broker did not take it; only with ``strict=True``.
         """
-    def publish_to_user(self, user_id: str, message: Any) -> Coroutine[Any, Any, None]:
+    async def publish_to_user(self, user_id: str, message: Any) -> None:
         """Publish to every connection of a user, on any instance, as ``publish_progress``."""
     def publish_nowait(self, upload_id: str, message: Any) -> bool:
         """Queue a message for an upload; for hot loops and for code without an event loop.
@@ -196,13 +218,15 @@ class UploadProgressPublisher:
         """
     def publish_to_user_nowait(self, user_id: str, message: Any) -> bool:
         """As ``publish_nowait``, for a user."""
-    def stats(self) -> dict[str, int]:
-        """Return counters and gauges by name: of this publisher and of its manager."""
+    def stats(self) -> dict[str, Any]:
+        """Return counters, gauges and histograms by name: of this publisher and of its manager."""
 
-def init_manager(
-    *, max_queued_messages: int = 1024, max_queued_bytes: int = 4_194_304
-) -> ConnectionManager:
-    """Make the process-wide manager and return it. One made before is replaced, not closed."""
+def init_manager(**options: Any) -> ConnectionManager:
+    """Make the process-wide manager and return it. One made before is replaced, not closed.
+
+    Args:
+        options: as for ``ConnectionManager``.
+    """
 
 def get_manager() -> ConnectionManager:
     """Return the process-wide manager.

@@ -1,6 +1,7 @@
 //! The broker inside this process: every publisher with `memory://` shares it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -35,18 +36,23 @@ fn listeners<T>(use_them: impl FnOnce(&mut Vec<mpsc::Sender<Batch>>) -> T) -> T 
 pub struct Link;
 
 impl Link {
-    /// Hands the batch to every listener, waiting for those that are behind.
-    pub async fn publish(&mut self, batch: &[Outgoing]) -> Vec<Result<(), Error>> {
+    /// Hands the batch to every listener. One that is behind is waited for, but not for ever: after
+    /// `limit` it misses the batch, which is an error.
+    pub async fn publish(&mut self, batch: &[Outgoing], limit: Duration) -> Vec<Result<(), Error>> {
         let shared: Batch = batch.into();
         let current = listeners(|all| {
             all.retain(|listener| !listener.is_closed());
             all.clone()
         });
+        let mut outcome = Ok(());
         for listener in current {
-            // Fails only if the listener has just ended, and then it wants no more.
-            drop(listener.send(Arc::clone(&shared)).await);
+            // A send fails only if the listener has just ended, and then it wants no more.
+            let sent = tokio::time::timeout(limit, listener.send(Arc::clone(&shared))).await;
+            if sent.is_err() {
+                outcome = Err(Error::Timeout { url: "memory://".into(), after: limit });
+            }
         }
-        batch.iter().map(|_| Ok(())).collect()
+        vec![outcome; batch.len()]
     }
 }
 

@@ -13,6 +13,8 @@
 pub mod memory;
 pub mod redis;
 
+use std::time::Duration;
+
 use crate::config::{BrokerUrl, Limits, Target};
 use crate::error::Error;
 use crate::message::Outgoing;
@@ -20,8 +22,8 @@ use crate::router::Inbound;
 
 /// The publishing side of a broker.
 pub enum Link {
-    /// Inside this process.
-    Memory(memory::Link),
+    /// Inside this process, with the time a publish may take.
+    Memory(memory::Link, Duration),
     /// Redis.
     Redis(Box<redis::Link>),
 }
@@ -30,7 +32,7 @@ impl Link {
     /// Connects and authenticates within `limits.connect_timeout`.
     pub async fn connect(url: &BrokerUrl, limits: &Limits) -> Result<Self, Error> {
         match &url.target {
-            Target::Memory => Ok(Self::Memory(memory::Link)),
+            Target::Memory => Ok(Self::Memory(memory::Link, limits.publish_timeout)),
             Target::Redis(info) => {
                 let link =
                     within(limits.connect_timeout, url, redis::Link::connect(info, url, limits));
@@ -42,7 +44,7 @@ impl Link {
     /// Publishes a batch in order. One result for each message, or an error for the connection.
     pub async fn publish(&mut self, batch: &[Outgoing]) -> Result<Vec<Result<(), Error>>, Error> {
         match self {
-            Self::Memory(link) => Ok(link.publish(batch).await),
+            Self::Memory(link, limit) => Ok(link.publish(batch, *limit).await),
             Self::Redis(link) => link.publish(batch).await,
         }
     }
@@ -50,7 +52,7 @@ impl Link {
     /// Whether the connection is known to be gone.
     pub fn is_lost(&self) -> bool {
         match self {
-            Self::Memory(_) => false,
+            Self::Memory(..) => false,
             Self::Redis(link) => link.is_lost(),
         }
     }
@@ -101,7 +103,7 @@ impl Listening {
 const BATCH: usize = 256;
 
 async fn within<T>(
-    limit: std::time::Duration,
+    limit: Duration,
     url: &BrokerUrl,
     attempt: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {

@@ -21,6 +21,7 @@ use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 use slab::Slab;
 
 use super::errors::{self, Doing};
+use super::pump::Pumps;
 use super::{connections, logging};
 use crate::mailbox::Mailbox;
 use crate::outbox::Outbox;
@@ -37,6 +38,7 @@ static BRIDGES: Mutex<Option<HashMap<usize, Weak<Bridge>>>> = Mutex::new(None);
 /// The bridge into one event loop.
 pub struct Bridge {
     pub mailbox: Arc<LoopMailbox>,
+    pub pumps: Pumps,
     bell: Arc<Bell>,
     event_loop: Py<PyWeakrefReference>,
     waiting: Mutex<Slab<(Py<PyAny>, Doing)>>,
@@ -145,6 +147,7 @@ impl Bridge {
         let event_loop_ref = PyWeakrefReference::new(event_loop)?.unbind();
         let fd = bell.ends.lock().as_ref().map_or(-1, |ends| ends.read.as_raw_fd());
         let bridge = Arc::new(Self {
+            pumps: Pumps::default(),
             mailbox,
             bell,
             event_loop: event_loop_ref,
@@ -280,5 +283,6 @@ impl Drop for Reader {
         // Dropped outside the lock: a future's end may run Python.
         let waiting = std::mem::take(&mut *self.bridge.waiting.lock());
         drop(waiting);
+        self.bridge.pumps.clear();
     }
 }

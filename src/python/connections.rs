@@ -4,6 +4,7 @@
 //! by that number, touched by attached threads only. No lock here is held while Python runs.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use pyo3::intern;
@@ -12,10 +13,11 @@ use pyo3::types::PyDict;
 
 use super::bridge::{self, Bridge};
 use super::logging;
-use super::pump::{self, Pumps};
+use super::pump;
 use crate::journal::Level;
-use crate::lane::{LaneId, LaneLimits};
-use crate::router::Router;
+use crate::lane::LaneId;
+use crate::lanes::{GaveUp, Notice};
+use crate::router::{Policy, Router};
 
 /// Close code and reason for a connection that lets too much wait.
 const SLOW: (u16, &str) = (1013, "slow consumer");
@@ -25,10 +27,23 @@ pub const CLOSE_TIMEOUT: f64 = 5.0;
 /// A connection, and the generation of the lane it belongs to.
 type Connection = (u32, Py<PyAny>);
 
+/// How a manager treats its connections, beside what the router sees to.
+#[derive(Default)]
+pub struct Options {
+    /// How long a send may take before its connection is given up.
+    pub send_timeout: Duration,
+    /// How long a pump runs before the loop's other work has its turn.
+    pub time_slice: Duration,
+    /// Called with a connection, a count of messages and a reason.
+    pub on_drop: Option<Py<PyAny>>,
+    /// Called with a connection and a reason.
+    pub on_disconnect: Option<Py<PyAny>>,
+}
+
 /// What a manager is, apart from its Python object: shared with publishers, pumps and views.
 pub struct ManagerState {
     pub router: Arc<Router>,
-    pub pumps: Pumps,
+    pub options: Options,
     /// Connections by lane index, with the generation of the lane they belong to.
     connections: Mutex<Vec<Option<Connection>>>,
     /// Packed lane id by connection. A dict, because "the same connection" is what Python says it is.
@@ -39,14 +54,13 @@ pub struct ManagerState {
 
 impl ManagerState {
     /// A manager with nobody connected.
-    pub fn new(py: Python<'_>, limits: LaneLimits) -> PyResult<Arc<Self>> {
-        let router = Router::new(limits);
+    pub fn new(py: Python<'_>, policy: Policy, options: Options) -> PyResult<Arc<Self>> {
+        let router = Router::new(policy);
         let ids = PyDict::new(py);
         let set_default = ids.getattr("setdefault")?.unbind();
         let ids = ids.unbind();
         let connections = Mutex::default();
-        let state =
-            Arc::new(Self { router, pumps: Pumps::default(), connections, ids, set_default });
+        let state = Arc::new(Self { router, options, connections, ids, set_default });
         let owner: Weak<Self> = Arc::downgrade(&state);
         state.router.set_owner(owner);
         Ok(state)
@@ -64,13 +78,12 @@ impl ManagerState {
         id.map(|id| id.extract().map(LaneId::unpack)).transpose()
     }
 
-    /// Registers a connection of a user, on the loop that runs.
-    pub fn connect(&self, user_id: &str, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// Registers a connection of a user. The lane is to be [bound](ManagerState::bind) to a loop.
+    pub fn connect(&self, user_id: &str, connection: &Bound<'_, PyAny>) -> PyResult<LaneId> {
         let py = connection.py();
-        let bridge = bridge::running(py)?;
         loop {
             // As if it were new, which it nearly always is: one look into the dict then.
-            let id = self.router.open(&bridge.mailbox);
+            let id = self.router.open();
             self.keep(id, connection);
             let packed = id.pack().into_pyobject(py)?.into_any();
             let known = match self.set_default.bind(py).call1((connection, &packed)) {
@@ -81,11 +94,17 @@ impl ManagerState {
                     LaneId::unpack(known?.extract()?) // an error: not hashable, perhaps
                 }
             };
-            if self.router.connect(user_id, known, &bridge.mailbox) {
-                return Ok(());
+            if self.router.connect(user_id, known) {
+                return Ok(known);
             }
             self.forget(py, known, connection)?; // given up a moment ago
         }
+    }
+
+    /// Has a connection served on the running loop, unless another serves it.
+    pub fn bind(&self, py: Python<'_>, id: LaneId) -> PyResult<()> {
+        self.router.bind(id, &bridge::running(py)?.mailbox);
+        Ok(())
     }
 
     fn keep(&self, id: LaneId, connection: &Bound<'_, PyAny>) {
@@ -94,8 +113,9 @@ impl ManagerState {
         if connections.len() <= index {
             connections.resize_with(index + 1, || None);
         }
-        // The index was free, so there is nothing to drop here.
-        connections[index] = Some((id.generation, connection.clone().unbind()));
+        let old = connections[index].replace((id.generation, connection.clone().unbind()));
+        drop(connections);
+        drop(old); // without the lock: the end of a connection may run Python
     }
 
     /// Takes a connection of a user out.
@@ -130,24 +150,55 @@ impl ManagerState {
 
     /// Gives up a connection whose send failed.
     pub fn fail(&self, py: Python<'_>, id: LaneId, error: &PyErr) {
-        if !self.router.close(id) {
-            return;
-        }
+        // Before the lane is closed: from then on its index may belong to another connection.
+        let connection = self.connection(py, id);
+        let Some(waited) = self.router.close(id) else { return };
         self.router.stats.send_failed.add(1);
         self.router.stats.dropped.add(1);
+        if let Some(connection) = connection {
+            self.let_go(py, id, connection.bind(py), "send failed", waited + 1);
+        }
         let name =
-            error.get_type(py).name().map_or_else(|_| "error".to_owned(), |name| name.to_string());
-        logging::log(
-            py,
-            Level::Info,
-            &format!(
-                "a connection's send failed, it was disconnected: {name}: {}",
-                error.value(py)
-            ),
-        );
-        if let Some(connection) = self.connection(py, id)
-            && let Err(error) = self.forget(py, id, connection.bind(py))
-        {
+            error.get_type(py).name().map_or_else(|_| "error".into(), |name| name.to_string());
+        let text =
+            format!("a connection's send failed, it was disconnected: {name}: {}", error.value(py));
+        logging::log(py, Level::Info, &text);
+    }
+
+    /// Lets go of a connection that was given up, and says so.
+    fn let_go(
+        &self,
+        py: Python<'_>,
+        id: LaneId,
+        connection: &Bound<'_, PyAny>,
+        reason: &str,
+        lost: usize,
+    ) {
+        if let Err(error) = self.forget(py, id, connection) {
+            error.write_unraisable(py, None);
+        }
+        if lost > 0 {
+            Self::call_back(py, self.options.on_drop.as_ref(), (connection, lost, "disconnected"));
+        }
+        Self::call_back(py, self.options.on_disconnect.as_ref(), (connection, reason));
+    }
+
+    /// Calls an application's callback. What it raises goes where asyncio sends such errors.
+    fn call_back<'py, A>(py: Python<'py>, callback: Option<&Py<PyAny>>, arguments: A)
+    where
+        A: pyo3::call::PyCallArgs<'py>,
+    {
+        let Some(Err(error)) = callback.map(|callback| callback.bind(py).call1(arguments)) else {
+            return;
+        };
+        let report = || -> PyResult<()> {
+            let context = PyDict::new(py);
+            context.set_item("message", "a callback of fanwire's ConnectionManager raised")?;
+            context.set_item("exception", error.value(py))?;
+            let event_loop = bridge::running(py)?.event_loop(py)?;
+            event_loop.call_method1(intern!(py, "call_exception_handler"), (context,)).map(drop)
+        };
+        if let Err(error) = report() {
             error.write_unraisable(py, None);
         }
     }
@@ -159,24 +210,58 @@ impl ManagerState {
         lanes.into_iter().filter_map(|id| self.take_connection(id)).collect()
     }
 
-    /// Ends connections whose lanes overflowed: their send is cancelled, and a close is attempted.
-    fn end_given_up(&self, py: Python<'_>, bridge: &Arc<Bridge>) -> PyResult<()> {
-        for id in self.router.take_given_up(&bridge.mailbox) {
-            let connection = self.connection(py, id);
-            if let Some(task) = self.pumps.task_of(py, id) {
-                task.call_method0(py, intern!(py, "cancel"))?;
+    /// Does what a loop was told besides delivering: tells of drops, and ends what was given up. One
+    /// connection that cannot be ended must not keep the others from it.
+    fn heed(&self, py: Python<'_>, bridge: &Arc<Bridge>) {
+        let mut ended = 0;
+        for notice in self.router.take_notices(&bridge.mailbox) {
+            match notice {
+                Notice::Dropped(id, count) => {
+                    if let Some(connection) = self.connection(py, id) {
+                        let arguments = (connection, count, "overflow");
+                        Self::call_back(py, self.options.on_drop.as_ref(), arguments);
+                    }
+                }
+                Notice::GivenUp(id, why, waited) => {
+                    ended += 1;
+                    if let Err(error) = self.end(py, bridge, id, why, waited) {
+                        error.write_unraisable(py, None);
+                    }
+                    self.router.release(id);
+                }
             }
-            if let Some(connection) = connection {
-                self.forget(py, id, connection.bind(py))?;
-                logging::log(
-                    py,
-                    Level::Warning,
-                    "too much waited for a connection: disconnected as a slow consumer",
-                );
-                let close_later = py.import("fanwire._closing")?.getattr("close_later")?;
-                close_later.call1((connection, SLOW.0, SLOW.1, CLOSE_TIMEOUT))?;
-            }
-            self.router.release(id);
+        }
+        if ended > 0 {
+            let text = format!("{ended} connection(s) disconnected as slow consumers");
+            logging::log(py, Level::Warning, &text);
+        }
+    }
+
+    /// Ends a connection that was given up: its send is cancelled, and a close is attempted in a Task
+    /// of its own, under a deadline, because its peer may never answer.
+    fn end(
+        &self,
+        py: Python<'_>,
+        bridge: &Arc<Bridge>,
+        id: LaneId,
+        why: GaveUp,
+        waited: usize,
+    ) -> PyResult<()> {
+        let connection = self.connection(py, id);
+        let task = bridge.pumps.task_of(py, pump::place(&self.router, id));
+        if let Some(connection) = &connection {
+            let reason = match why {
+                GaveUp::Overflow => "overflow",
+                GaveUp::Deadline => "send timed out",
+            };
+            self.let_go(py, id, connection.bind(py), reason, waited + usize::from(task.is_some()));
+        }
+        if let Some(task) = task {
+            task.call_method0(py, intern!(py, "cancel"))?;
+        }
+        if let Some(connection) = connection {
+            let close_later = py.import("fanwire._closing")?.getattr("close_later")?;
+            close_later.call1((connection, SLOW.0, SLOW.1, CLOSE_TIMEOUT))?;
         }
         Ok(())
     }
@@ -194,6 +279,7 @@ pub fn on_ready(py: Python<'_>, router: &Arc<Router>, bridge: &Arc<Bridge>) -> P
     let Some(state) = router.owner().and_then(|owner| owner.downcast::<ManagerState>().ok()) else {
         return Ok(());
     };
-    state.end_given_up(py, bridge)?;
+    state.router.stats.wakeups.add(1);
+    state.heed(py, bridge);
     pump::start(py, &state, bridge)
 }

@@ -30,7 +30,8 @@ pub fn to_python(py: Python<'_>, error: &Error, doing: Doing) -> Option<PyErr> {
             | Error::Unreachable { .. }
             | Error::Rejected(_)
             | Error::Full { .. }
-            | Error::Stopped,
+            | Error::Stopped
+            | Error::System(_),
         ) => "BrokerError",
     };
     Some(new(py, class, error.to_string()))

@@ -13,7 +13,7 @@ pub fn log(py: Python<'_>, level: Level, text: &str) {
             let logger = py.import("logging")?.call_method1("getLogger", ("fanwire",))?;
             Ok(logger.getattr("log")?.unbind())
         })
-        .and_then(|log| log.call1(py, (level as u8, "%s", text)));
+        .and_then(|log| log.call1(py, (level as u8, "fanwire: %s", text)));
     if let Err(error) = logged {
         error.write_unraisable(py, None);
     }

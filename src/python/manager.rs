@@ -10,17 +10,18 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PySet, PyTuple};
 
 use super::bridge;
-use super::connections::{CLOSE_TIMEOUT, ManagerState};
+use super::connections::{CLOSE_TIMEOUT, ManagerState, Options};
 use super::encode;
-use super::errors::{self, Doing};
+use super::errors::Doing;
 use super::operation::{Operation, Ready, Step};
+use super::options;
 use super::views::MapView;
 use crate::channel::Address;
 use crate::lane::LaneLimits;
-use crate::message::Message;
 use crate::post::Reply;
 use crate::registry::Map;
-use crate::router;
+use crate::router::{self, Policy, Router};
+use crate::stats::{Histogram, quantile};
 
 /// Close code and reason of the replaced code's `disconnect_all`.
 const RELOADING: (u16, &str) = (1012, "Server reloading");
@@ -28,13 +29,22 @@ const RELOADING: (u16, &str) = (1012, "Server reloading");
 /// Who is connected to this process, and who watches which upload. The maps live in Rust.
 ///
 /// Args:
-///     max_queued_messages: how many messages may wait for one connection (default 1,024).
-///     max_queued_bytes: how many bytes of payload may wait for one connection (default 4 MiB).
-///
-/// A connection that lets more than that wait is disconnected and counted; nobody else notices.
+///     max_queued_messages, max_queued_bytes: how much may wait for one slow connection, that is, one
+///         whose send is suspended. Where only the event loop is behind, nobody is to blame: the
+///         listener reads more slowly.
+///     coalesce: whether a progress message takes the place of an older one of the same upload that
+///         still waits, as long as nothing else of that upload was queued after it. True for the
+///         actions upload_progress, batch_progress and file_progress; False; or `CoalesceRule`s.
+///     overflow: what happens when too much waits for a slow connection: "disconnect" it,
+///         "drop-oldest" message, or "coalesce": drop the oldest progress, and disconnect it where
+///         none waits.
+///     send_timeout_seconds: a connection whose send takes longer is disconnected.
+///     time_slice_seconds: how long deliveries may hold the event loop in one turn.
+///     on_drop: called on the event loop with a connection, a count of messages, and a reason.
+///     on_disconnect: called on the event loop with a connection that was given up, and a reason.
 ///
 /// Raises:
-///     fanwire.errors.ConfigError: a limit is zero.
+///     fanwire.errors.ConfigError: an option makes no sense.
 #[pyclass(frozen, subclass, dict, weakref, module = "fanwire._core")]
 pub struct ConnectionManager {
     state: PyOnceLock<Arc<ManagerState>>,
@@ -57,17 +67,13 @@ impl ConnectionManager {
         message: &Bound<'_, PyAny>,
     ) -> PyResult<Operation> {
         let state = Arc::clone(self.state(py)?);
-        let payload = Message::new(encode::to_text(message)?);
+        let text = encode::to_text(message)?;
         Ok(Operation::new(name, move |py| {
             let bridge = bridge::running(py)?;
             let (future, token) = bridge.wait(py, Doing::Tolerating)?;
             let address =
                 if to_user { Address::User(id.as_bytes()) } else { Address::Upload(id.as_bytes()) };
-            state.router.send(
-                address,
-                &payload,
-                Reply::on_drop(Arc::clone(&bridge.mailbox), token),
-            );
+            state.router.send(address, &text, Reply::on_drop(Arc::clone(&bridge.mailbox), token));
             Ok(Step::Wait(future))
         }))
     }
@@ -78,28 +84,44 @@ impl ConnectionManager {
     #[new]
     #[pyo3(
         signature = (*_args, **_kwargs),
-        text_signature = "(*, max_queued_messages=1024, max_queued_bytes=4194304)"
+        text_signature = "(*, max_queued_messages=1024, max_queued_bytes=4194304, coalesce=True, \
+            overflow='disconnect', send_timeout_seconds=10.0, time_slice_seconds=0.001, \
+            on_drop=None, on_disconnect=None)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self { state: PyOnceLock::new() }
     }
 
-    #[pyo3(signature = (*, max_queued_messages=1024, max_queued_bytes=4_194_304))]
+    #[allow(clippy::too_many_arguments)] // keyword arguments of Python
+    #[pyo3(signature = (
+        *, max_queued_messages=1024, max_queued_bytes=4_194_304, coalesce=None, overflow="disconnect",
+        send_timeout_seconds=10.0, time_slice_seconds=0.001, on_drop=None, on_disconnect=None,
+    ))]
     fn __init__(
         &self,
         py: Python<'_>,
         max_queued_messages: usize,
         max_queued_bytes: usize,
+        coalesce: Option<&Bound<'_, PyAny>>,
+        overflow: &str,
+        send_timeout_seconds: f64,
+        time_slice_seconds: f64,
+        on_drop: Option<Py<PyAny>>,
+        on_disconnect: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        for (name, limit) in
-            [("max_queued_messages", max_queued_messages), ("max_queued_bytes", max_queued_bytes)]
-        {
-            if limit == 0 {
-                return Err(errors::new(py, "ConfigError", format!("{name} must be at least 1")));
-            }
-        }
-        let limits = LaneLimits { messages: max_queued_messages, bytes: max_queued_bytes };
-        self.state.get_or_try_init(py, || ManagerState::new(py, limits))?;
+        let limits = LaneLimits {
+            messages: options::at_least_one(py, "max_queued_messages", max_queued_messages)?,
+            bytes: options::at_least_one(py, "max_queued_bytes", max_queued_bytes)?,
+        };
+        let overflow = options::overflow(py, overflow)?;
+        let policy = Policy { limits, overflow, coalescer: options::coalescer(py, coalesce)? };
+        let options = Options {
+            send_timeout: options::seconds(py, "send_timeout_seconds", send_timeout_seconds)?,
+            time_slice: options::seconds(py, "time_slice_seconds", time_slice_seconds)?,
+            on_drop: options::callback(py, "on_drop", on_drop)?,
+            on_disconnect: options::callback(py, "on_disconnect", on_disconnect)?,
+        };
+        self.state.get_or_try_init(py, || ManagerState::new(py, policy, options))?;
         Ok(())
     }
 
@@ -121,7 +143,7 @@ impl ConnectionManager {
         Ok(MapView::new(Arc::clone(self.state(py)?), Map::UserSubscriptions))
     }
 
-    /// Registers a connection of a user. The same connection counts once.
+    /// Registers a connection of a user at once. The same connection counts once.
     ///
     /// Args:
     ///     user_id: any str.
@@ -130,15 +152,12 @@ impl ConnectionManager {
     ///
     /// Raises:
     ///     TypeError: the id is not a str, or the connection is not hashable.
-    fn connect(
-        &self,
-        py: Python<'_>,
-        user_id: PyBackedStr,
-        websocket: Py<PyAny>,
-    ) -> PyResult<Operation> {
+    fn connect(&self, user_id: &str, websocket: &Bound<'_, PyAny>) -> PyResult<Operation> {
+        let py = websocket.py();
         let state = Arc::clone(self.state(py)?);
+        let id = state.connect(user_id, websocket)?;
         Ok(Operation::new("ConnectionManager.connect", move |py| {
-            state.connect(&user_id, websocket.bind(py)).map(|()| Step::Done)
+            state.bind(py, id).map(|()| Step::Done)
         }))
     }
 
@@ -257,13 +276,37 @@ impl ConnectionManager {
 
 /// Adds a manager's figures to a dict.
 pub fn add_stats(state: &ManagerState, into: &Bound<'_, PyDict>) -> PyResult<()> {
-    for (name, value) in state.router.stats.snapshot() {
+    let Router { stats, spread, .. } = &*state.router;
+    for (name, value) in stats.snapshot() {
         into.set_item(name, value)?;
     }
+    let given_up = [&stats.send_failed, &stats.overflowed, &stats.timed_out];
+    into.set_item("disconnected", given_up.iter().map(|counter| counter.get()).sum::<u64>())?;
     let gauges = state.router.gauges();
     into.set_item("lanes", gauges.lanes)?;
     into.set_item("queued_messages", gauges.queued_messages)?;
-    into.set_item("queued_bytes", gauges.queued_bytes)
+    into.set_item("queued_bytes", gauges.queued_bytes)?;
+    into.set_item("batch_size", histogram(into.py(), &spread.batch_size, 1.0)?)?;
+    into.set_item("delivery_latency_seconds", histogram(into.py(), &spread.latency, 1e-9)?)
+}
+
+/// `count`, `p50`, `p99` and `buckets`: what the values are below, and how many they are.
+fn histogram<'py>(
+    py: Python<'py>,
+    histogram: &Histogram,
+    unit: f64,
+) -> PyResult<Bound<'py, PyDict>> {
+    let snapshot = histogram.snapshot();
+    let dict = PyDict::new(py);
+    dict.set_item("count", snapshot.iter().map(|(_, count)| count).sum::<u64>())?;
+    dict.set_item("p50", quantile(&snapshot, 0.5) as f64 * unit)?;
+    dict.set_item("p99", quantile(&snapshot, 0.99) as f64 * unit)?;
+    let buckets = PyDict::new(py);
+    for (below, count) in snapshot {
+        buckets.set_item(below as f64 * unit, count)?;
+    }
+    dict.set_item("buckets", buckets)?;
+    Ok(dict)
 }
 
 /// An iterable that empties the manager when it is iterated, which is when the coroutine runs.
@@ -285,16 +328,15 @@ static CURRENT: Mutex<Option<Py<ConnectionManager>>> = Mutex::new(None);
 /// Makes the process-wide manager and returns it. One made before is replaced, not closed.
 ///
 /// Args:
-///     max_queued_messages, max_queued_bytes: as for `ConnectionManager`.
+///     options: as for `ConnectionManager`.
 #[pyfunction]
-#[pyo3(signature = (*, max_queued_messages=1024, max_queued_bytes=4_194_304))]
+#[pyo3(signature = (**options))]
 pub fn init_manager(
     py: Python<'_>,
-    max_queued_messages: usize,
-    max_queued_bytes: usize,
+    options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Py<ConnectionManager>> {
-    let manager = Bound::new(py, ConnectionManager { state: PyOnceLock::new() })?;
-    manager.get().__init__(py, max_queued_messages, max_queued_bytes)?;
+    let manager = py.get_type::<ConnectionManager>().call((), options)?;
+    let manager = manager.cast_into::<ConnectionManager>()?;
     router::set_current(Arc::clone(&manager.get().state(py)?.router));
     let old = CURRENT.lock().replace(manager.clone().unbind());
     drop(old); // without the lock: the end of its connections may run Python

@@ -8,6 +8,7 @@ mod ffi;
 mod logging;
 mod manager;
 mod operation;
+mod options;
 mod publisher;
 mod pump;
 mod scalars;

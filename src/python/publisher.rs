@@ -1,7 +1,6 @@
 //! `UploadProgressPublisher`: publishes through a broker, and forwards what others publish.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
@@ -17,6 +16,7 @@ use super::errors::{self, Doing};
 use super::logging;
 use super::manager;
 use super::operation::{Operation, Step};
+use super::options;
 use crate::channel;
 use crate::client::Client;
 use crate::config::{BrokerUrl, Limits, mask};
@@ -153,11 +153,23 @@ impl UploadProgressPublisher {
     ) -> PyResult<()> {
         let url = url.map_or_else(|| url_of_environment(py), str::to_owned);
         let limits = Limits {
-            connect_timeout: timeout(py, "connect_timeout_seconds", connect_timeout_seconds)?,
-            publish_timeout: timeout(py, "publish_timeout_seconds", publish_timeout_seconds)?,
-            max_message_bytes: at_least_one(py, "max_message_bytes", max_message_bytes)?,
-            max_pending_messages: at_least_one(py, "max_pending_messages", max_pending_messages)?,
-            max_pending_bytes: at_least_one(py, "max_pending_bytes", max_pending_bytes)?,
+            connect_timeout: options::seconds(
+                py,
+                "connect_timeout_seconds",
+                connect_timeout_seconds,
+            )?,
+            publish_timeout: options::seconds(
+                py,
+                "publish_timeout_seconds",
+                publish_timeout_seconds,
+            )?,
+            max_message_bytes: options::at_least_one(py, "max_message_bytes", max_message_bytes)?,
+            max_pending_messages: options::at_least_one(
+                py,
+                "max_pending_messages",
+                max_pending_messages,
+            )?,
+            max_pending_bytes: options::at_least_one(py, "max_pending_bytes", max_pending_bytes)?,
         };
         let inner = Inner {
             client: BrokerUrl::parse(&url).map(|url| Arc::new(Client::new(url, limits, strict))),
@@ -291,6 +303,7 @@ impl UploadProgressPublisher {
         for (name, value) in client.stats.snapshot() {
             stats.set_item(name, value)?;
         }
+        stats.set_item("listening", client.is_listening())?;
         let (messages, bytes) = client.waiting();
         stats.set_item("pending_messages", messages)?;
         stats.set_item("pending_bytes", bytes)?;
@@ -309,20 +322,6 @@ impl UploadProgressPublisher {
 fn raise(py: Python<'_>, error: &Error) -> PyErr {
     let raised = errors::to_python(py, error, Doing::Starting);
     raised.unwrap_or_else(|| PyRuntimeError::new_err(error.to_string()))
-}
-
-fn timeout(py: Python<'_>, name: &str, seconds: f64) -> PyResult<Duration> {
-    let valid = Duration::try_from_secs_f64(seconds).ok().filter(|timeout| !timeout.is_zero());
-    valid.ok_or_else(|| {
-        errors::new(py, "ConfigError", format!("{name} must be a positive number, not {seconds}"))
-    })
-}
-
-fn at_least_one(py: Python<'_>, name: &str, value: usize) -> PyResult<usize> {
-    if value == 0 {
-        return Err(errors::new(py, "ConfigError", format!("{name} must be at least 1")));
-    }
-    Ok(value)
 }
 
 /// `FANWIRE_URL`, then `REDIS_URL`, then the broker inside this process, with a warning.

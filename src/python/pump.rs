@@ -5,7 +5,7 @@
 //! slow connection delays nobody, and Tasks exist only where something waits. User code always runs in
 //! a real Task: `asyncio.timeout`, `current_task()`, cancellation and anyio work in it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,22 +23,121 @@ use super::ffi;
 use super::operation::thrown;
 use crate::lane::{Entry, LaneId};
 use crate::message::Payload;
+use crate::router::Router;
 
 /// Lanes taken at once: one lock for so many deliveries.
 const LANES_AT_ONCE: usize = 64;
-/// How long a pump runs before the loop's other work has its turn.
-const SLICE: Duration = Duration::from_millis(1);
+/// How long after a pump was cancelled another takes over.
+const TAKE_OVER_AFTER: Duration = Duration::from_millis(50);
 /// Deliveries between two looks at the clock.
 const LOOK_EVERY: u32 = 8;
 
-/// The pump Tasks of a manager that wait for a send, by the lane they stay with.
+/// A lane of one of the managers that a loop serves.
+pub type Place = (usize, LaneId);
+
+/// The place of a router's lane.
+pub fn place(router: &Arc<Router>, id: LaneId) -> Place {
+    (Arc::as_ptr(router) as usize, id)
+}
+
+/// The pump Tasks of a loop that wait for a send, by the lane they stay with.
 #[derive(Default)]
-pub struct Pumps(Mutex<HashMap<LaneId, Py<PyAny>>>);
+pub struct Pumps(Mutex<PumpsInner>);
+
+#[derive(Default)]
+struct PumpsInner {
+    waiting: HashMap<Place, (Py<PyAny>, Instant)>,
+    /// The routers for which somebody looks for sends that take too long.
+    watched: HashSet<usize>,
+}
 
 impl Pumps {
     /// The Task that waits for the send of a lane.
-    pub fn task_of(&self, py: Python<'_>, id: LaneId) -> Option<Py<PyAny>> {
-        self.0.lock().get(&id).map(|task| task.clone_ref(py))
+    pub fn task_of(&self, py: Python<'_>, place: Place) -> Option<Py<PyAny>> {
+        self.0.lock().waiting.get(&place).map(|(task, _)| task.clone_ref(py))
+    }
+
+    /// Forgets all Tasks: their loop is gone.
+    pub fn clear(&self) {
+        let all = std::mem::take(&mut *self.0.lock());
+        drop(all); // without the lock: the end of a Task may run Python
+    }
+
+    /// Adds a Task that waits. True if nobody looks for late sends of that router yet.
+    fn add(&self, place: Place, task: Py<PyAny>) -> bool {
+        let mut inner = self.0.lock();
+        let old = inner.waiting.insert(place, (task, Instant::now()));
+        let first = inner.watched.insert(place.0);
+        drop(inner);
+        drop(old);
+        first
+    }
+
+    fn remove(&self, place: Place) {
+        let old = self.0.lock().waiting.remove(&place);
+        drop(old);
+    }
+
+    /// The lanes of a router whose send is late, and whether others still wait.
+    fn late(&self, router: usize, allowed: Duration) -> (Vec<LaneId>, bool) {
+        let mut inner = self.0.lock();
+        let (mut late, mut others) = (Vec::new(), false);
+        for ((_, id), (_, since)) in inner.waiting.iter().filter(|(place, _)| place.0 == router) {
+            if since.elapsed() >= allowed { late.push(*id) } else { others = true }
+        }
+        if !others {
+            inner.watched.remove(&router);
+        }
+        (late, others)
+    }
+}
+
+/// Looks for sends that take too long, as long as any wait: one timer for each loop, not for each send.
+#[pyclass(frozen, module = "fanwire._core", name = "_Deadlines")]
+struct Deadlines {
+    state: Arc<ManagerState>,
+    bridge: Arc<Bridge>,
+    due: Mutex<Instant>,
+}
+
+impl Deadlines {
+    fn begin(py: Python<'_>, state: &Arc<ManagerState>, bridge: &Arc<Bridge>) -> PyResult<()> {
+        let (state, bridge) = (Arc::clone(state), Arc::clone(bridge));
+        let due = Mutex::new(Instant::now());
+        Self::look_later(&Bound::new(py, Self { state, bridge, due })?)
+    }
+
+    fn look_later(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let pause = this.pause();
+        *this.due.lock() = Instant::now() + pause;
+        let event_loop = this.bridge.event_loop(py)?;
+        let arguments = (pause.as_secs_f64(), slf);
+        event_loop.call_method1(intern!(py, "call_later"), arguments).map(drop)
+    }
+
+    fn pause(&self) -> Duration {
+        let eighth = self.state.options.send_timeout / 8;
+        eighth.clamp(Duration::from_millis(5), Duration::from_millis(100))
+    }
+}
+
+#[pymethods]
+impl Deadlines {
+    fn __call__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let Self { state, bridge, due } = slf.get();
+        // A loop that was blocked has given no send a turn: they get one before they are judged.
+        if due.lock().elapsed() > slf.get().pause() {
+            return Self::look_later(slf);
+        }
+        state.router.see(&bridge.mailbox);
+        let router = Arc::as_ptr(&state.router) as usize;
+        let (late, others) = bridge.pumps.late(router, state.options.send_timeout);
+        for id in late {
+            state.router.give_up(id);
+        }
+        if others { Self::look_later(slf) } else { Ok(()) }
     }
 }
 
@@ -63,6 +162,8 @@ fn spawn(
         current: None,
         text: None,
         delivered: 0,
+        total: 0,
+        now: Instant::now(),
         retired: false,
     };
     let pump = Pump { work: Mutex::new(Some(Box::new(work))) };
@@ -89,6 +190,10 @@ struct Work {
     /// The message sent last as a Python str: most often the next lane has the same one.
     text: Option<(Payload, Py<PyString>)>,
     delivered: u64,
+    /// Delivered since it began.
+    total: u64,
+    /// The clock, looked at every few deliveries.
+    now: Instant,
     /// Its Task is cancelled: user code is not to run in it any more.
     retired: bool,
 }
@@ -115,6 +220,7 @@ impl Work {
         }
         let none = py.None().into_bound(py);
         let began = Instant::now();
+        self.now = began;
         let mut until_look = LOOK_EVERY;
         loop {
             let Some((lane, entry)) = self.batch.pop_front() else {
@@ -146,7 +252,8 @@ impl Work {
             until_look -= 1;
             if until_look == 0 {
                 until_look = LOOK_EVERY;
-                if began.elapsed() >= SLICE {
+                self.now = Instant::now();
+                if self.now - began >= self.state.options.time_slice {
                     return Ok(Some(py.None()));
                 }
             }
@@ -173,7 +280,7 @@ impl Work {
                 Ok(Some(yielded))
             }
             ended => {
-                self.state.pumps.0.lock().remove(&current.lane);
+                self.bridge.pumps.remove(place(&self.state.router, current.lane));
                 let lane = current.lane;
                 drop(current);
                 self.delivered += u64::from(ended.is_ok());
@@ -190,6 +297,9 @@ impl Work {
             self.state.router.stats.dropped.add(1);
             return Sent::Ended(Ok(()));
         };
+        let waited = self.now.saturating_duration_since(entry.payload.received);
+        let nanoseconds = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.state.router.spread.latency.record(nanoseconds);
         let mut begin = || -> PyResult<Bound<'_, PyAny>> {
             let text = self.text(py, &entry.payload);
             let returned = connection.bind(py).call_method1(intern!(py, "send_text"), (text,))?;
@@ -233,21 +343,22 @@ impl Work {
             self.done.push(lane);
             return Ok(());
         };
-        if error.is_instance_of::<PyException>(py) {
-            self.state.fail(py, lane, &error);
+        let is_cancelled = error.is_instance(py, cancelled_error(py)?.as_any());
+        let is_theirs = is_cancelled || error.is_instance_of::<PyException>(py);
+        if is_theirs && !self.state.router.is_open(lane) {
+            // Given up or disconnected meanwhile. If that is why the send was cancelled, this Task is
+            // cancelled too, and no more user code is to run in it.
+            self.state.router.stats.dropped.add(1);
+            self.retired |= was_thrown;
             return Ok(());
         }
-        if error.is_instance(py, cancelled_error(py)?.as_any()) {
-            if !self.state.router.is_open(lane) {
-                self.retired = true; // cancelled by us, because the lane was given up
-                return Ok(());
-            }
-            let ours = was_thrown && current_task(py)?.call_method0("cancelling")?.is_truthy()?;
-            if !ours {
-                // Something the connection waited for was cancelled, not this Task.
-                self.state.fail(py, lane, &error);
-                return Ok(());
-            }
+        // Something the connection waited for may have been cancelled, and not this Task.
+        let is_ours = is_cancelled
+            && was_thrown
+            && current_task(py)?.call_method0("cancelling")?.is_truthy()?;
+        if is_theirs && !is_ours {
+            self.state.fail(py, lane, &error);
+            return Ok(());
         }
         // The Task is cancelled, or the interpreter is asked to end. Drop puts back the rest.
         self.state.router.stats.dropped.add(1);
@@ -258,7 +369,9 @@ impl Work {
     /// This Task waits for a lane from now on; another takes the rest.
     fn stay_with(&mut self, py: Python<'_>, lane: LaneId) -> PyResult<()> {
         let task = current_task(py)?.unbind();
-        self.state.pumps.0.lock().insert(lane, task);
+        if self.bridge.pumps.add(place(&self.state.router, lane), task) {
+            Deadlines::begin(py, &self.state, &self.bridge)?;
+        }
         self.flush();
         let rest = std::mem::take(&mut self.batch);
         self.state.router.suspend(&self.bridge.mailbox, lane, &mut self.done, rest.is_empty());
@@ -266,21 +379,55 @@ impl Work {
     }
 
     fn flush(&mut self) {
+        self.total += self.delivered;
         self.state.router.stats.delivered.add(std::mem::take(&mut self.delivered));
     }
 }
 
 impl Drop for Work {
-    /// What was taken and not sent goes back, in order, and the loop is told again.
+    /// What was taken and not sent goes back, in order. Another pump takes it over a moment later,
+    /// not at once: a loop that cancels all its Tasks is most often about to be closed.
     fn drop(&mut self) {
         self.flush();
+        self.state.router.spread.batch_size.record(self.total);
         if let Some(current) = self.current.take() {
+            self.bridge.pumps.remove(place(&self.state.router, current.lane));
+            self.state.router.stats.dropped.add(1);
             self.done.push(current.lane);
         }
-        if !(self.batch.is_empty() && self.done.is_empty()) {
-            let batch = std::mem::take(&mut self.batch);
-            self.state.router.put_back(&self.bridge.mailbox, &mut self.done, batch);
+        if self.batch.is_empty() && self.done.is_empty() {
+            return;
         }
+        let batch = std::mem::take(&mut self.batch);
+        self.state.router.put_back(&self.bridge.mailbox, &mut self.done, batch);
+        let retell = Retell { state: Arc::clone(&self.state) };
+        Python::try_attach(|py| {
+            let raised = PyErr::take(py);
+            let pause = TAKE_OVER_AFTER.as_secs_f64();
+            let name = intern!(py, "call_later");
+            // A loop that is closed takes nothing over: its lanes move when something comes for them.
+            drop(
+                self.bridge
+                    .event_loop(py)
+                    .and_then(|event_loop| event_loop.call_method1(name, (pause, retell))),
+            );
+            if let Some(raised) = raised {
+                raised.restore(py);
+            }
+        });
+    }
+}
+
+/// What the loop calls some time after a pump was cancelled.
+#[pyclass(frozen, module = "fanwire._core", name = "_Retell")]
+struct Retell {
+    state: Arc<ManagerState>,
+}
+
+#[pymethods]
+impl Retell {
+    fn __call__(&self) {
+        self.state.router.retell();
     }
 }
 
@@ -304,6 +451,7 @@ impl Pump {
     }
 }
 
+#[allow(clippy::unused_self)] // a Python object's methods have one
 #[pymethods]
 impl Pump {
     fn __await__(slf: Py<Self>) -> Py<Self> {
@@ -340,9 +488,15 @@ impl Pump {
         drop(work);
     }
 
-    #[classattr]
-    #[pyo3(name = "__qualname__")]
-    const QUALNAME: &'static str = "fanwire.pump";
+    #[getter]
+    fn __name__(&self) -> &'static str {
+        "pump"
+    }
+
+    #[getter]
+    fn __qualname__(&self) -> &'static str {
+        "fanwire.pump"
+    }
 }
 
 /// What `await` would call `send` on.

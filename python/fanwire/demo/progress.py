@@ -32,7 +32,7 @@ _SHARES: dict[Stage, tuple[int, int]] = {
     "counting_lines": (75, 99),  # 100 is for the completed upload alone
 }
 _LABELS: dict[Stage, str] = {
-    "queued": "Waiting for the file",
+    "queued": "Waiting for",
     "receiving": "Received",
     "hashing": "Hashed",
     "counting_lines": "Counted the lines of",
@@ -47,6 +47,12 @@ def readable_size(size: int) -> str:
             return f"{value:.1f} {unit}" if unit != "bytes" else f"{size} bytes"
         value /= 1000
     return f"{value:.1f} GB"
+
+
+def _short(file_name: str) -> str:
+    """A name for the middle of a sentence: in one line, and without the middle of a long one."""
+    name = " ".join(file_name.split())
+    return name if len(name) <= 40 else f"{name[:26]}…{name[-13:]}"
 
 
 class UploadStoppedError(Exception):
@@ -122,9 +128,12 @@ class Upload:
     def _progress_message(self, stage: Stage, done: int) -> UploadProgress:
         start, end = _SHARES[stage]
         fraction = min(done / self.size, 1.0) if self.size else 1.0
-        text = _LABELS[stage]
+        # With the file's name, because a watcher may know nothing but the id.
+        name = _short(self.file_name)
+        text = f"{_LABELS[stage]} {name}"
         if stage != "queued":
-            text = f"{text} {readable_size(done)} of {readable_size(self.size)}"
+            done_of_it = f"{readable_size(done)} of {name}"
+            text = f"{_LABELS[stage]} {done_of_it} ({readable_size(self.size)})"
         return UploadProgress(
             payload=ProgressPayload(
                 upload_id=self.upload_id,

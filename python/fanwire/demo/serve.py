@@ -6,9 +6,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -43,11 +45,12 @@ class ServeOptions:
 def serve(options: ServeOptions) -> None:
     """Serve until SIGINT or SIGTERM. Raises `DemoError` when it cannot start."""
     if options.instances > 1 and options.broker_url.startswith("memory:"):
+        arguments = f"--redis redis://127.0.0.1:6379 --instances {options.instances}"
         raise DemoError(
             f"--instances {options.instances} needs a broker that the instances share, and "
             "memory:// lives in one process.\n"
-            f"Try: python -m fanwire demo --redis redis://127.0.0.1:6379 "
-            f"--instances {options.instances}"
+            f"Try: python -m fanwire demo {arguments}\n"
+            f'  or: make demo ARGS="{arguments}"'
         )
     asyncio.run(_check_broker(options.broker_url))
     listeners = _listen(options)
@@ -97,7 +100,7 @@ def _listen(options: ServeOptions) -> list[socket.socket]:
                 listener.close()
             raise DemoError(
                 f"Cannot listen on {options.host} port {port}: {error.strerror}. "
-                "Choose another with --port."
+                'Choose another with --port (make demo ARGS="--port 8080").'
             ) from error
     return listeners
 
@@ -110,7 +113,16 @@ class Instance:
     listener: socket.socket
     settings: Settings
 
-    def run(self) -> None:
+    def run(self, announcements: Connection | None = None) -> None:
+        """Serve. The address is printed, or sent to who prints those of all instances in order."""
+
+        def announce() -> None:
+            if announcements is None:
+                _print_url(self._url())
+                return
+            with suppress(BrokenPipeError), announcements:  # broken: the parent has been killed
+                announcements.send(self._url())
+
         app = create_app(self.settings)
         config = uvicorn.Config(
             app,
@@ -118,7 +130,7 @@ class Instance:
             timeout_graceful_shutdown=_GRACEFUL_SHUTDOWN_SECONDS,
             ws_max_size=64 * 1024,  # a client has only small things to say
         )
-        server = _Server(config, app.state.uploads, self._url())
+        server = _Server(config, app.state.uploads, announce)
 
         # uvicorn takes the signals over while it serves, and raises them once more when it is done;
         # they have been obeyed by then, and must not end this process before it has tidied up.
@@ -140,14 +152,25 @@ class Instance:
 class _Server(uvicorn.Server):
     """uvicorn, which says when it serves, and does not wait for uploads when it should stop."""
 
-    def __init__(self, config: uvicorn.Config, uploads: Uploads, url: str) -> None:
+    def __init__(
+        self, config: uvicorn.Config, uploads: Uploads, announce: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._uploads = uploads
-        self._url = url
+        self._announce = announce
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Ctrl-C reaches an instance twice: from the terminal, and as its parent's SIGTERM. The
+        # parent kills whoever does not end, so the second of them is no "now!".
+        if multiprocessing.parent_process() is None:
+            super().handle_exit(sig, frame)
+        else:
+            self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        print(f"  {self._url}", flush=True)
+        if self.started:
+            self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # uvicorn waits for running requests before it tells the app to stop, and a file on a slow
@@ -156,12 +179,19 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def _print_url(url: str) -> None:
+    print(f"  {url}", flush=True)
+
+
 def _run_processes(instances: Sequence[Instance]) -> None:
     # Spawned, not forked: the publisher of the check above has run in this process.
     context = multiprocessing.get_context("spawn")
+    pipes = [context.Pipe(duplex=False) for _ in instances]
     processes: list[BaseProcess] = [
-        context.Process(target=instance.run, name=f"fanwire demo {instance.settings.port}")
-        for instance in instances
+        context.Process(
+            target=instance.run, args=(writer,), name=f"fanwire demo {instance.settings.port}"
+        )
+        for instance, (_, writer) in zip(instances, pipes, strict=True)
     ]
     kill_at = float("inf")
 
@@ -181,10 +211,17 @@ def _run_processes(instances: Sequence[Instance]) -> None:
     signal.signal(signal.SIGINT, stop)
     for instance in instances:
         instance.listener.close()  # the children's now: when they stop listening, nobody listens
+    for _, writer in pipes:
+        writer.close()  # and when they end, there is nothing more to read
+    unannounced = [reader for reader, _ in pipes]
 
     ended_by_itself: BaseProcess | None = None
     while alive := [process for process in processes if process.is_alive()]:
-        wait([process.sentinel for process in alive], timeout=0.5)
+        # Only the first address that is missing is waited for: they are printed in order.
+        happened = wait([*(p.sentinel for p in alive), *unannounced[:1]], timeout=0.5)
+        if unannounced and unannounced[0] in happened:
+            with suppress(EOFError), unannounced.pop(0) as reader:  # the end: it never served
+                _print_url(reader.recv())
         if kill_at == float("inf"):
             ended_by_itself = next((p for p in processes if not p.is_alive()), None)
             if ended_by_itself is not None:

@@ -41,9 +41,10 @@ class UploadResult(BaseModel):
 
     def description(self) -> str:
         name = " ".join(self.file_name.splitlines())  # one line for each fact
+        exact = f" ({self.size:,} bytes)" if self.size >= 1000 else ""
         return (
             f"Name: {name}\n"
-            f"Size: {readable_size(self.size)} ({self.size:,} bytes)\n"
+            f"Size: {readable_size(self.size)}{exact}\n"
             f"SHA-256: {self.sha256}\n"
             f"Lines: {self.lines:,}"
         )

@@ -3,7 +3,7 @@
 The client says ``{"type": "auth", "token": …}`` within five seconds and is answered
 ``auth_success``. Then it sends ``subscribe_upload``, ``unsubscribe_upload``, ``ping`` (answered
 with ``pong``) and ``pong`` (the answer to the server's ``ping``). Whatever else it receives comes
-through the manager.
+through the manager. The repository's ``docs/client-protocol.md`` has all of it.
 """
 
 import asyncio

@@ -16,7 +16,7 @@ pub struct Link {
     connection: MultiplexedConnection,
     /// Reads and writes the socket; it ends when the connection does.
     driver: JoinHandle<()>,
-    url: String,
+    url: BrokerUrl,
     limits: Limits,
 }
 
@@ -34,13 +34,8 @@ impl Link {
         let (connection, driver) =
             MultiplexedConnection::new_with_config(info.redis_settings(), stream, config)
                 .await
-                .map_err(|error| describe(&error, &url.shown, limits))?;
-        Ok(Self {
-            connection,
-            driver: tokio::spawn(driver),
-            url: url.shown.clone(),
-            limits: *limits,
-        })
+                .map_err(|error| describe(&error, url, limits))?;
+        Ok(Self { connection, driver: tokio::spawn(driver), url: url.clone(), limits: *limits })
     }
 
     /// One round trip for the batch.
@@ -53,7 +48,7 @@ impl Link {
         let values = values.map_err(|error| describe(&error, &self.url, &self.limits))?;
         if values.len() != batch.len() {
             let reason = format!("{} answers to {} messages", values.len(), batch.len());
-            return Err(Error::Unreachable { url: self.url.clone(), reason });
+            return Err(Error::Unreachable { url: self.url.shown.clone(), reason });
         }
         Ok(values.into_iter().map(|value| self.verdict(value)).collect())
     }
@@ -71,7 +66,11 @@ impl Link {
                     passing => Err(passing), // LOADING and the like
                 }
             }
-            _receivers => Ok(()),
+            Value::Int(_receivers) => Ok(()),
+            _ => Err(Error::Refused {
+                url: self.url.shown.clone(),
+                reason: "not a Redis server: it does not answer PUBLISH with a number".into(),
+            }),
         }
     }
 }
@@ -83,8 +82,8 @@ impl Drop for Link {
 }
 
 /// The crate's error in the words of ours.
-fn describe(error: &RedisError, url: &str, limits: &Limits) -> Error {
-    let url = url.to_owned();
+fn describe(error: &RedisError, broker: &BrokerUrl, limits: &Limits) -> Error {
+    let url = broker.shown.clone();
     if error.is_timeout() {
         return Error::Timeout { url, after: limits.publish_timeout };
     }
@@ -92,6 +91,11 @@ fn describe(error: &RedisError, url: &str, limits: &Limits) -> Error {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),
     };
+    let reason = match error.kind() {
+        ErrorKind::Parse => format!("not a Redis server: {reason}"),
+        _ => reason,
+    };
+    let reason = broker.scrub(&reason);
     match error.kind() {
         ErrorKind::AuthenticationFailed
         | ErrorKind::Parse

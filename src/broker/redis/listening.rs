@@ -1,5 +1,7 @@
 //! The receiving side: one connection, subscribed by pattern, read by `resp.rs`.
 
+use std::time::Duration;
+
 use bytes::{Buf, BytesMut};
 use redis::{ConnectionInfo, ProtocolVersion, RedisConnectionInfo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,11 +18,17 @@ const READ_SIZE: usize = 64 << 10;
 /// A buffer that one large message made larger than this is given back.
 const KEEP_SIZE: usize = 1 << 20;
 
+/// How long a server may be silent before it is asked for a sign of life, and then to give it. Twice
+/// this, and the time to connect, stay below the five seconds in which a listener is to be back.
+const SILENCE: Duration = Duration::from_millis(1500);
+
 /// A subscribed connection.
 pub struct Listening {
     stream: Box<dyn Duplex>,
     buffer: BytesMut,
-    url: String,
+    url: BrokerUrl,
+    /// Whether an answer to a `PING` is awaited.
+    probing: bool,
 }
 
 impl Listening {
@@ -32,7 +40,7 @@ impl Listening {
     ) -> Result<Self, Error> {
         let stream = connect::open(info, url).await?;
         let buffer = BytesMut::with_capacity(READ_SIZE);
-        let mut listening = Self { stream, buffer, url: url.shown.clone() };
+        let mut listening = Self { stream, buffer, url: url.clone(), probing: false };
         // One write, one wait. Answers come in order: one each for what comes before PSUBSCRIBE.
         let greeting = greeting(info.redis_settings());
         let mut subscribe = redis::cmd("PSUBSCRIBE");
@@ -49,7 +57,7 @@ impl Listening {
             listening.answer(required).await?;
         }
         for _ in patterns {
-            listening.answer(true).await?;
+            listening.subscribed().await?;
         }
         Ok(listening)
     }
@@ -64,7 +72,8 @@ impl Listening {
         if self.buffer.is_empty() && self.buffer.capacity() > KEEP_SIZE {
             self.buffer = BytesMut::with_capacity(READ_SIZE);
         }
-        self.fill().await
+        self.probing &= consumed == 0;
+        self.fill_or_probe().await
     }
 
     fn deliver_buffered(
@@ -85,6 +94,8 @@ impl Listening {
                         batch.clear();
                     }
                 }
+                // To be refused a PING is to be answered.
+                Event::Error(_) if self.probing => {}
                 Event::Error(text) => return Err(self.complaint(text)),
                 Event::Subscribed | Event::Other => {}
             }
@@ -95,29 +106,63 @@ impl Listening {
         Ok(at)
     }
 
-    /// Waits for one answer during the handshake.
+    /// Waits for the answer to a command of the greeting.
     async fn answer(&mut self, required: bool) -> Result<(), Error> {
+        self.event(|listening, event| match event {
+            Event::Error(text) if required => Err(listening.complaint(text)),
+            Event::Error(_) | Event::Subscribed | Event::Other | Event::Message(_) => Ok(()),
+        })
+        .await
+    }
+
+    /// Waits for the confirmation of a subscription, which nothing but Redis gives.
+    async fn subscribed(&mut self) -> Result<(), Error> {
+        self.event(|listening, event| match event {
+            Event::Subscribed => Ok(()),
+            Event::Error(text) => Err(listening.complaint(text)),
+            Event::Other | Event::Message(_) => {
+                Err(listening.refused("not a Redis server: it does not confirm PSUBSCRIBE"))
+            }
+        })
+        .await
+    }
+
+    async fn event(
+        &mut self,
+        judge: impl Fn(&Self, Event<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         loop {
             match resp::read(&self.buffer) {
                 Ok(Some((event, size))) => {
-                    let refused = match event {
-                        Event::Error(text) if required => Some(self.complaint(text)),
-                        Event::Error(_) | Event::Subscribed | Event::Other | Event::Message(_) => {
-                            None
-                        }
-                    };
+                    let verdict = judge(self, event);
                     self.buffer.advance(size);
-                    return refused.map_or(Ok(()), Err);
+                    return verdict;
                 }
                 Ok(None) => self.fill().await?,
-                Err(error) => {
-                    return Err(Error::Refused {
-                        url: self.url.clone(),
-                        reason: error.to_string(),
-                    });
-                }
+                Err(error) => return Err(self.refused(&error.to_string())),
             }
         }
+    }
+
+    /// Reads more; a server that has been silent is asked for a sign of life. Without it a connection
+    /// whose peer vanished without a word would be deaf for ever: nothing is ever written to it.
+    async fn fill_or_probe(&mut self) -> Result<(), Error> {
+        if let Ok(filled) = tokio::time::timeout(SILENCE, self.fill()).await {
+            return filled;
+        }
+        let ping = redis::cmd("PING").get_packed_command();
+        match tokio::time::timeout(SILENCE, self.stream.write_all(&ping)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(self.lost(&error.to_string())),
+            Err(_) => return Err(self.silent()),
+        }
+        self.probing = true;
+        let answered = tokio::time::timeout(SILENCE, self.fill()).await;
+        answered.unwrap_or_else(|_| Err(self.silent()))
+    }
+
+    fn silent(&self) -> Error {
+        Error::Timeout { url: self.url.shown.clone(), after: SILENCE }
     }
 
     async fn fill(&mut self) -> Result<(), Error> {
@@ -130,7 +175,11 @@ impl Listening {
     }
 
     fn lost(&self, reason: &str) -> Error {
-        Error::Unreachable { url: self.url.clone(), reason: reason.to_owned() }
+        Error::Unreachable { url: self.url.shown.clone(), reason: self.url.scrub(reason) }
+    }
+
+    fn refused(&self, reason: &str) -> Error {
+        Error::Refused { url: self.url.shown.clone(), reason: self.url.scrub(reason) }
     }
 
     /// An error line of the server. Those that time can mend are told from those it cannot.
@@ -147,7 +196,7 @@ impl Listening {
         if passing.iter().any(|start| reason.starts_with(start)) {
             self.lost(&reason)
         } else {
-            Error::Refused { url: self.url.clone(), reason }
+            self.refused(&reason)
         }
     }
 }

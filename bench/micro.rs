@@ -1,0 +1,175 @@
+//! Microbenchmarks of the core: decode, classify, route, lanes. `cargo bench --no-default-features`.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use fanwire::broker::redis::resp::{self, Event};
+use fanwire::channel::Address;
+use fanwire::coalesce::{Coalescer, Rule};
+use fanwire::lane::{Entry, LaneId};
+use fanwire::post::{Bell, LoopMailbox};
+use fanwire::router::{Inbound, Policy, Router};
+use fanwire::runtime;
+use fanwire::stats::ClientStats;
+
+const PAYLOAD: &str = r#"{"action":"upload_progress","payload":{"upload_id":"0f8fad5b-d9cb-469f-a165-70867728950e","status":"processing","stage":"vision_analysis","progress_percent":42,"message":"Analysing frame 21 of 50","error_message":null,"description_audit_score":null},"timestamp":"2026-01-01T12:00:00.000000Z"}"#;
+
+/// Messages in one read of the socket.
+const MESSAGES: u64 = 200;
+
+fn wire() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for number in 0..MESSAGES {
+        let channel = format!("upload:{number:08}");
+        for (head, part) in
+            [("*4\r\n", "pmessage"), ("", "upload:*"), ("", &channel), ("", PAYLOAD)]
+        {
+            bytes.extend_from_slice(format!("{head}${}\r\n{part}\r\n", part.len()).as_bytes());
+        }
+    }
+    bytes
+}
+
+fn decode(c: &mut Criterion) {
+    let bytes = wire();
+    let mut group = c.benchmark_group("decode");
+    group.throughput(Throughput::Elements(MESSAGES));
+    group.bench_function("fanwire", |b| {
+        b.iter(|| {
+            let mut at = 0;
+            while let Ok(Some((Event::Message(inbound), size))) = resp::read(&bytes[at..]) {
+                black_box(inbound);
+                at += size;
+            }
+            assert_eq!(at, bytes.len());
+        });
+    });
+    group.bench_function("redis crate", |b| {
+        b.iter(|| {
+            let mut parser = redis::Parser::new();
+            let mut rest = &bytes[..];
+            for _ in 0..MESSAGES {
+                black_box(parser.parse_value(&mut rest)).ok();
+            }
+        });
+    });
+    group.finish();
+}
+
+fn classify(c: &mut Criterion) {
+    let uploads = Coalescer::new(&[Rule::of_uploads()]).expect("its pointers are valid");
+    let mut group = c.benchmark_group("classify");
+    group.bench_function("fanwire", |b| {
+        b.iter(|| uploads.classify(Address::User(b"ada"), black_box(PAYLOAD)));
+    });
+    group.bench_function("serde_json value", |b| {
+        b.iter(|| serde_json::from_str::<serde_json::Value>(black_box(PAYLOAD)).map(drop));
+    });
+    group.finish();
+}
+
+fn event_loop() -> Arc<LoopMailbox> {
+    let silent: Bell = Box::new(|| {});
+    Arc::new(LoopMailbox::new(silent, runtime::generation()))
+}
+
+fn drain(router: &Arc<Router>, mailbox: &Arc<LoopMailbox>) {
+    let (mut done, mut taken): (Vec<LaneId>, Vec<(LaneId, Entry)>) = (Vec::new(), Vec::new());
+    loop {
+        router.take(mailbox, &mut done, 64, &mut taken);
+        if taken.is_empty() {
+            return;
+        }
+        done.extend(taken.drain(..).map(|(lane, _)| lane));
+    }
+}
+
+/// A batch to as many lanes, of which the given number of uploads are known; pushed and taken.
+fn route(c: &mut Criterion) {
+    let mut group = c.benchmark_group("route");
+    group.throughput(Throughput::Elements(MESSAGES));
+    for (name, uploads, watched) in [
+        ("unwatched", 1_000, false),
+        ("unwatched", 1_000_000, false),
+        ("watched", 1_000, true),
+        ("watched", 1_000_000, true),
+    ] {
+        let (router, mailbox, stats) =
+            (Router::new(Policy::default()), event_loop(), ClientStats::default());
+        for number in 0..uploads {
+            let user = format!("user-{number}");
+            let lane = router.open();
+            router.connect(&user, lane);
+            router.bind(lane, &mailbox);
+            router.subscribe(&user, &format!("{number:08}"));
+        }
+        let prefix = if watched { "upload:" } else { "upload:none-" };
+        let channels: Vec<String> = (0..MESSAGES).map(|n| format!("{prefix}{n:08}")).collect();
+        let batch: Vec<Inbound<'_>> = channels
+            .iter()
+            .map(|channel| Inbound { channel: channel.as_bytes(), payload: PAYLOAD.as_bytes() })
+            .collect();
+        group.bench_function(BenchmarkId::new(name, uploads), |b| {
+            b.iter(|| {
+                router.route(&batch, None, &stats);
+                drain(&router, &mailbox);
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Pushes into one lane that is stalled: progress of so many uploads, each overwritten in place.
+fn coalesce(c: &mut Criterion) {
+    let mut group = c.benchmark_group("push into a stalled lane");
+    group.throughput(Throughput::Elements(MESSAGES));
+    for uploads in [1u64, 10, 100, 1000] {
+        let (router, mailbox, stats) =
+            (Router::new(Policy::default()), event_loop(), ClientStats::default());
+        let lane = router.open();
+        router.connect("ada", lane);
+        router.bind(lane, &mailbox);
+        let payloads: Vec<String> = (0..uploads)
+            .map(|n| format!(r#"{{"action":"file_progress","payload":{{"upload_id":"{n}"}}}}"#))
+            .collect();
+        let all: Vec<Inbound<'_>> = payloads
+            .iter()
+            .map(|payload| Inbound { channel: b"user:ada", payload: payload.as_bytes() })
+            .collect();
+        router.route(&all, None, &stats);
+        let batch: Vec<Inbound<'_>> = all.iter().cycle().take(200).copied().collect();
+        group.bench_function(BenchmarkId::new("uploads", uploads), |b| {
+            b.iter(|| router.route(&batch, None, &stats));
+        });
+    }
+    group.finish();
+}
+
+/// One message to many lanes, pushed and taken.
+fn fan_out(c: &mut Criterion) {
+    let mut group = c.benchmark_group("fan out");
+    for lanes in [100u64, 10_000] {
+        group.throughput(Throughput::Elements(lanes));
+        let (router, mailbox, stats) =
+            (Router::new(Policy::default()), event_loop(), ClientStats::default());
+        for number in 0..lanes {
+            let user = format!("user-{number}");
+            let lane = router.open();
+            router.connect(&user, lane);
+            router.bind(lane, &mailbox);
+            router.subscribe(&user, "x");
+        }
+        let batch = [Inbound { channel: b"upload:x", payload: PAYLOAD.as_bytes() }];
+        group.bench_function(BenchmarkId::new("lanes", lanes), |b| {
+            b.iter(|| {
+                router.route(&batch, None, &stats);
+                drain(&router, &mailbox);
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decode, classify, route, coalesce, fan_out);
+criterion_main!(benches);

@@ -314,7 +314,7 @@ async def test_text_and_bytes_as_messages(manager: ConnectionManager, send: Send
     ids=lambda limits: next(iter(limits)),
 )
 async def test_a_connection_over_its_limit_is_disconnected(
-    limits: dict[str, int], send: Send
+    limits: dict[str, Any], send: Send
 ) -> None:
     manager = ConnectionManager(**limits)
     stalled, healthy = StallingConnection(), SlowConnection(turns=1)

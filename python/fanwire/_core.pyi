@@ -93,7 +93,8 @@ class ConnectionManager:
     def connect(self, user_id: str, websocket: Connection) -> Coroutine[Any, Any, None]:
         """Register a connection of a user at once. The same connection counts once.
 
-        It is served on the event loop that runs this.
+        It is served on the event loop that runs where this is called, or, where none does, on the
+        one that awaits it.
 
         Raises:
             TypeError: the id is not a str, or the connection is not hashable.

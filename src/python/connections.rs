@@ -78,7 +78,7 @@ impl ManagerState {
         id.map(|id| id.extract().map(LaneId::unpack)).transpose()
     }
 
-    /// Registers a connection of a user. The lane is to be [bound](ManagerState::bind) to a loop.
+    /// Registers a connection of a user. The lane is to be [bound](Router::bind) to a loop.
     pub fn connect(&self, user_id: &str, connection: &Bound<'_, PyAny>) -> PyResult<LaneId> {
         let py = connection.py();
         loop {
@@ -99,12 +99,6 @@ impl ManagerState {
             }
             self.forget(py, known, connection)?; // given up a moment ago
         }
-    }
-
-    /// Has a connection served on the running loop, unless another serves it.
-    pub fn bind(&self, py: Python<'_>, id: LaneId) -> PyResult<()> {
-        self.router.bind(id, &bridge::running(py)?.mailbox);
-        Ok(())
     }
 
     fn keep(&self, id: LaneId, connection: &Bound<'_, PyAny>) {

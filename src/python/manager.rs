@@ -152,13 +152,21 @@ impl ConnectionManager {
     ///
     /// Raises:
     ///     TypeError: the id is not a str, or the connection is not hashable.
-    fn connect(&self, user_id: &str, websocket: &Bound<'_, PyAny>) -> PyResult<Operation> {
+    fn connect(&self, user_id: &str, websocket: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let py = websocket.py();
-        let state = Arc::clone(self.state(py)?);
+        let state = self.state(py)?;
         let id = state.connect(user_id, websocket)?;
-        Ok(Operation::new("ConnectionManager.connect", move |py| {
-            state.bind(py, id).map(|()| Step::Done)
-        }))
+        // Where a loop runs it is the one that awaits this; where none does, that is seen then.
+        if let Ok(bridge) = bridge::running(py) {
+            state.router.bind(id, &bridge.mailbox);
+            return Ok(Ready::get(py)?.into_any());
+        }
+        let state = Arc::clone(state);
+        let binding = Operation::new("ConnectionManager.connect", move |py| {
+            state.router.bind(id, &bridge::running(py)?.mailbox);
+            Ok(Step::Done)
+        });
+        Ok(Py::new(py, binding)?.into_any())
     }
 
     /// Takes a connection out at once, and with the user's last one all subscriptions of the user. One that is

@@ -18,9 +18,9 @@ Message = tuple[str, Any]
 
 BARRIER = "the barrier"
 
-# How long a send has to wait until its connection counts as slow: 250 ms, on a loop that is seen to
-# run, for which it is looked at every tenth of a second. Before that, the event loop may be to blame,
-# and the listener reads more slowly.
+# How long a send has to wait until its connection counts as slow: 250 ms, on a loop that is seen
+# to run, for which it is looked at every tenth of a second. Before that, the event loop may be to
+# blame, and the listener reads more slowly.
 SLOW_AFTER_SECONDS = 0.25 + 2 * 0.1
 
 

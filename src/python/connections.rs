@@ -14,6 +14,7 @@ use pyo3::types::PyDict;
 use super::bridge::{self, Bridge};
 use super::logging;
 use super::pump;
+use super::sessions::{self, SessionsState};
 use crate::journal::Level;
 use crate::lane::LaneId;
 use crate::lanes::{GaveUp, Notice};
@@ -269,9 +270,14 @@ impl ManagerState {
 
 /// Lanes of this router have something to do on this loop.
 pub fn on_ready(py: Python<'_>, router: &Arc<Router>, bridge: &Arc<Bridge>) -> PyResult<()> {
-    // A manager that is gone has no connections.
-    let Some(state) = router.owner().and_then(|owner| owner.downcast::<ManagerState>().ok()) else {
-        return Ok(());
+    // An owner that is gone has neither connections nor sessions.
+    let Some(owner) = router.owner() else { return Ok(()) };
+    let state = match owner.downcast::<ManagerState>() {
+        Ok(state) => state,
+        Err(owner) => {
+            let sessions = owner.downcast::<SessionsState>();
+            return sessions.map_or(Ok(()), |state| sessions::on_ready(py, &state, bridge));
+        }
     };
     state.router.stats.wakeups.add(1);
     state.heed(py, bridge);

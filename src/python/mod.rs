@@ -2,6 +2,7 @@
 
 mod bridge;
 mod connections;
+mod decode;
 mod encode;
 mod errors;
 mod ffi;
@@ -10,8 +11,11 @@ mod manager;
 mod operation;
 mod options;
 mod publisher;
+mod pubsub;
 mod pump;
 mod scalars;
+mod sessions;
+mod topics;
 mod views;
 
 use pyo3::prelude::*;
@@ -28,6 +32,8 @@ mod _core {
     use super::manager::{ConnectionManager, get_manager, init_manager};
     #[pymodule_export]
     use super::publisher::{UploadProgressPublisher, get_publisher, init_publisher};
+    #[pymodule_export]
+    use super::pubsub::{MemoryPubSub, RedisPubSub};
     #[pymodule_export]
     use super::views::MapView;
 

@@ -1,8 +1,8 @@
 """Live progress and topic messages across the instances of a Python web app, from a Rust core.
 
 FastAPI apps use :class:`ConnectionManager` and :class:`UploadProgressPublisher`; a worker process
-uses the publisher alone. PyView apps use :class:`RedisPubSub` with ``fanwire.pyview.attach``. See the
-README for a first app.
+uses the publisher alone. PyView apps use :class:`RedisPubSub` with ``fanwire.pyview.attach``. See
+the README for a first app.
 """
 
 import warnings

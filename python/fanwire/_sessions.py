@@ -32,15 +32,16 @@ async def run(turn: _Turn) -> None:
         handler, topic, message = call
         try:
             await handler(topic, message)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             # Either this Task is cancelled, or something that the handler waited for was.
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            _tell(turn, topic)
-        except Exception:  # noqa: BLE001 - whatever the application's handler raises
-            _tell(turn, topic)
+            _tell(turn, topic, error)
+        except Exception as error:  # noqa: BLE001 - whatever the application's handler raises
+            _tell(turn, topic, error)
 
 
-def _tell(turn: _Turn, topic: str) -> None:
-    logger.exception("the handler of session %r for topic %r raised", turn.failed(), topic)
+def _tell(turn: _Turn, topic: str, error: BaseException) -> None:
+    text = "the handler of session %r for topic %r raised"
+    logger.error(text, turn.failed(), topic, exc_info=error)

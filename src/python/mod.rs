@@ -1,6 +1,7 @@
 //! The Python module: classes, functions, and the fork hooks.
 
 mod bridge;
+mod broker;
 mod connections;
 mod decode;
 mod encode;
@@ -16,6 +17,7 @@ mod pump;
 mod scalars;
 mod sessions;
 mod topics;
+mod turns;
 mod views;
 
 use pyo3::prelude::*;

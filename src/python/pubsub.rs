@@ -8,8 +8,8 @@ use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
+use super::broker::{Broker, BrokerOptions};
 use super::operation::{Operation, Step};
-use super::publisher::{Broker, BrokerOptions};
 use super::sessions::SessionsState;
 use super::topics::{self, SessionOptions};
 use crate::journal::Journal;

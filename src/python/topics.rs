@@ -9,11 +9,11 @@ use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyString;
 
 use super::bridge;
+use super::broker::publishing;
 use super::encode;
 use super::errors::{self, Doing};
 use super::operation::{Operation, Step};
 use super::options;
-use super::publisher::publishing;
 use super::sessions::{Options, SessionsState};
 use crate::client::Client;
 use crate::coalesce::{Class, Coalescer};

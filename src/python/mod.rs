@@ -2,6 +2,7 @@
 
 mod bridge;
 mod connections;
+mod coroutine;
 mod encode;
 mod errors;
 mod ffi;
@@ -11,6 +12,7 @@ mod operation;
 mod options;
 mod publisher;
 mod pump;
+mod pumps;
 mod scalars;
 mod views;
 

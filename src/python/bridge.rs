@@ -21,7 +21,7 @@ use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 use slab::Slab;
 
 use super::errors::{self, Doing};
-use super::pump::Pumps;
+use super::pumps::Pumps;
 use super::{connections, logging};
 use crate::mailbox::Mailbox;
 use crate::outbox::Outbox;

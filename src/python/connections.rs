@@ -13,8 +13,8 @@ use pyo3::types::PyDict;
 
 use super::bridge::{self, Bridge};
 use super::logging;
-use super::pump;
 use super::sessions::{self, SessionsState};
+use super::{pump, pumps};
 use crate::journal::Level;
 use crate::lane::LaneId;
 use crate::lanes::{GaveUp, Notice};
@@ -243,7 +243,7 @@ impl ManagerState {
         waited: usize,
     ) -> PyResult<()> {
         let connection = self.connection(py, id);
-        let task = bridge.pumps.task_of(py, pump::place(&self.router, id));
+        let task = bridge.pumps.task_of(py, pumps::place(&self.router, id));
         if let Some(connection) = &connection {
             let reason = match why {
                 GaveUp::Overflow => "overflow",

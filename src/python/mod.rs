@@ -3,6 +3,7 @@
 mod bridge;
 mod broker;
 mod connections;
+mod coroutine;
 mod decode;
 mod encode;
 mod errors;
@@ -14,6 +15,7 @@ mod options;
 mod publisher;
 mod pubsub;
 mod pump;
+mod pumps;
 mod scalars;
 mod sessions;
 mod topics;

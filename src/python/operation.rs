@@ -17,6 +17,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::coroutine::thrown;
 use crate::client::Client;
 
 /// What the first step came to.
@@ -252,25 +253,4 @@ impl Ready {
     fn __repr__(&self) -> &'static str {
         "<coroutine that is done>"
     }
-}
-
-/// The exception that the arguments of `throw` stand for.
-pub fn thrown(
-    exception: Bound<'_, PyAny>,
-    value: Option<Bound<'_, PyAny>>,
-    traceback: Option<Bound<'_, PyAny>>,
-) -> PyResult<PyErr> {
-    let instance = if exception.is_instance_of::<pyo3::types::PyType>() {
-        match value.filter(|value| !value.is_none()) {
-            Some(value) if value.is_instance(&exception)? => value,
-            Some(value) => exception.call1((value,))?,
-            None => exception.call0()?,
-        }
-    } else {
-        exception
-    };
-    if let Some(traceback) = traceback.filter(|traceback| !traceback.is_none()) {
-        instance.setattr("__traceback__", traceback)?;
-    }
-    Ok(PyErr::from_value(instance))
 }

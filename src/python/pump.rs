@@ -5,7 +5,7 @@
 //! slow connection delays nobody, and Tasks exist only where something waits. User code always runs in
 //! a real Task: `asyncio.timeout`, `current_task()`, cancellation and anyio work in it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,17 +13,15 @@ use parking_lot::Mutex;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyStopIteration};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::iterator::PySendResult;
-use pyo3::types::{PyString, PyType};
+use pyo3::types::PyString;
 
 use super::bridge::Bridge;
 use super::connections::ManagerState;
+use super::coroutine::{awaitable, cancelled_error, current_task, progress, throw, thrown};
 use super::ffi;
-use super::operation::thrown;
+use super::pumps::{Deadlines, place};
 use crate::lane::{Entry, LaneId};
 use crate::message::Payload;
-use crate::router::Router;
 
 /// Lanes taken at once: one lock for so many deliveries.
 const LANES_AT_ONCE: usize = 64;
@@ -31,115 +29,6 @@ const LANES_AT_ONCE: usize = 64;
 const TAKE_OVER_AFTER: Duration = Duration::from_millis(50);
 /// Deliveries between two looks at the clock.
 const LOOK_EVERY: u32 = 8;
-
-/// A lane of one of the managers that a loop serves.
-pub type Place = (usize, LaneId);
-
-/// The place of a router's lane.
-pub fn place(router: &Arc<Router>, id: LaneId) -> Place {
-    (Arc::as_ptr(router) as usize, id)
-}
-
-/// The pump Tasks of a loop that wait for a send, by the lane they stay with.
-#[derive(Default)]
-pub struct Pumps(Mutex<PumpsInner>);
-
-#[derive(Default)]
-struct PumpsInner {
-    waiting: HashMap<Place, (Py<PyAny>, Instant)>,
-    /// The routers for which somebody looks for sends that take too long.
-    watched: HashSet<usize>,
-}
-
-impl Pumps {
-    /// The Task that waits for the send of a lane.
-    pub fn task_of(&self, py: Python<'_>, place: Place) -> Option<Py<PyAny>> {
-        self.0.lock().waiting.get(&place).map(|(task, _)| task.clone_ref(py))
-    }
-
-    /// Forgets all Tasks: their loop is gone.
-    pub fn clear(&self) {
-        let all = std::mem::take(&mut *self.0.lock());
-        drop(all); // without the lock: the end of a Task may run Python
-    }
-
-    /// Adds a Task that waits. True if nobody looks for late sends of that router yet.
-    fn add(&self, place: Place, task: Py<PyAny>) -> bool {
-        let mut inner = self.0.lock();
-        let old = inner.waiting.insert(place, (task, Instant::now()));
-        let first = inner.watched.insert(place.0);
-        drop(inner);
-        drop(old);
-        first
-    }
-
-    fn remove(&self, place: Place) {
-        let old = self.0.lock().waiting.remove(&place);
-        drop(old);
-    }
-
-    /// The lanes of a router whose send is late, and whether others still wait.
-    fn late(&self, router: usize, allowed: Duration) -> (Vec<LaneId>, bool) {
-        let mut inner = self.0.lock();
-        let (mut late, mut others) = (Vec::new(), false);
-        for ((_, id), (_, since)) in inner.waiting.iter().filter(|(place, _)| place.0 == router) {
-            if since.elapsed() >= allowed { late.push(*id) } else { others = true }
-        }
-        if !others {
-            inner.watched.remove(&router);
-        }
-        (late, others)
-    }
-}
-
-/// Looks for sends that take too long, as long as any wait: one timer for each loop, not for each send.
-#[pyclass(frozen, module = "fanwire._core", name = "_Deadlines")]
-struct Deadlines {
-    state: Arc<ManagerState>,
-    bridge: Arc<Bridge>,
-    due: Mutex<Instant>,
-}
-
-impl Deadlines {
-    fn begin(py: Python<'_>, state: &Arc<ManagerState>, bridge: &Arc<Bridge>) -> PyResult<()> {
-        let (state, bridge) = (Arc::clone(state), Arc::clone(bridge));
-        let due = Mutex::new(Instant::now());
-        Self::look_later(&Bound::new(py, Self { state, bridge, due })?)
-    }
-
-    fn look_later(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let pause = this.pause();
-        *this.due.lock() = Instant::now() + pause;
-        let event_loop = this.bridge.event_loop(py)?;
-        let arguments = (pause.as_secs_f64(), slf);
-        event_loop.call_method1(intern!(py, "call_later"), arguments).map(drop)
-    }
-
-    fn pause(&self) -> Duration {
-        let eighth = self.state.options.send_timeout / 8;
-        eighth.clamp(Duration::from_millis(5), Duration::from_millis(100))
-    }
-}
-
-#[pymethods]
-impl Deadlines {
-    fn __call__(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let Self { state, bridge, due } = slf.get();
-        // A loop that was blocked has given no send a turn: they get one before they are judged.
-        if due.lock().elapsed() > slf.get().pause() {
-            return Self::look_later(slf);
-        }
-        state.router.see(&bridge.mailbox);
-        let router = Arc::as_ptr(&state.router) as usize;
-        let (late, others) = bridge.pumps.late(router, state.options.send_timeout);
-        for id in late {
-            state.router.give_up(id);
-        }
-        if others { Self::look_later(slf) } else { Ok(()) }
-    }
-}
 
 /// Starts a pump if lanes are ready.
 pub fn start(py: Python<'_>, state: &Arc<ManagerState>, bridge: &Arc<Bridge>) -> PyResult<()> {
@@ -497,52 +386,4 @@ impl Pump {
     fn __qualname__(&self) -> &'static str {
         "fanwire.pump"
     }
-}
-
-/// What `await` would call `send` on.
-fn awaitable(returned: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
-    static COROUTINE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let py = returned.py();
-    if returned.get_type().is(COROUTINE.import(py, "types", "CoroutineType")?) {
-        return Ok(returned);
-    }
-    returned.call_method0(intern!(py, "__await__")).map_err(|error| {
-        let kind = returned
-            .get_type()
-            .name()
-            .map_or_else(|_| "object".to_owned(), |name| name.to_string());
-        let text = format!("send_text() returned {kind}, which cannot be awaited");
-        let explained = pyo3::exceptions::PyTypeError::new_err(text);
-        explained.set_cause(py, Some(error));
-        explained
-    })
-}
-
-/// `Some`: suspended, and what it yielded; `None`: returned.
-fn progress(result: PyResult<PySendResult<'_>>) -> PyResult<Option<Py<PyAny>>> {
-    result.map(|result| match result {
-        PySendResult::Next(yielded) => Some(yielded.unbind()),
-        PySendResult::Return(_) => None,
-    })
-}
-
-fn throw<'py>(awaiting: &Bound<'py, PyAny>, error: PyErr) -> PyResult<PySendResult<'py>> {
-    let py = awaiting.py();
-    match awaiting.call_method1(intern!(py, "throw"), (error.into_value(py),)) {
-        Ok(yielded) => Ok(PySendResult::Next(yielded)),
-        Err(error) if error.is_instance_of::<PyStopIteration>(py) => {
-            Ok(PySendResult::Return(py.None().into_bound(py)))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    GET.import(py, "asyncio", "current_task")?.call0()
-}
-
-fn cancelled_error(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    CLASS.import(py, "asyncio", "CancelledError")
 }

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::lane::{Entry, Lane, LaneId, LaneLimits, Overflow, State};
 use crate::post::{Bell, LoopMailbox};
+use crate::topics::SubscriptionId;
 
 /// An event loop, and what waits for it.
 #[derive(Debug)]
@@ -76,6 +77,8 @@ pub enum Notice {
     GivenUp(LaneId, GaveUp, usize),
     /// So many messages were dropped from a lane to make room.
     Dropped(LaneId, usize),
+    /// The broker refused a subscription, and it has ended.
+    Refused(SubscriptionId),
 }
 
 #[derive(Debug)]
@@ -386,6 +389,13 @@ impl Lanes {
         let Some(lane) = self.get(id) else { return Some(entry) };
         lane.unpop(entry);
         None
+    }
+
+    /// Has a lane's loop told of something.
+    pub fn notify(&mut self, id: LaneId, notice: Notice) {
+        if let Some(slot) = self.get(id).map(|lane| lane.slot) {
+            self.slots[slot].notices.push(notice);
+        }
     }
 
     /// Whether somebody has one of the lane's messages in hand.

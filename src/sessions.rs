@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::coalesce::Class;
 use crate::lane::{Entry, LaneId};
-use crate::lanes::Pushed;
+use crate::lanes::{Notice, Pushed};
 use crate::message::{Envelope, Message, Payload};
 use crate::post::LoopMailbox;
 use crate::router::{Inbound, Inner, Policy, Router};
@@ -98,15 +98,20 @@ impl Router {
     }
 
     /// Ends all subscriptions to the topic of a channel, because the broker refuses it.
-    pub fn drop_channel(&self, channel: &str) {
+    pub fn drop_channel(self: &Arc<Self>, channel: &str) {
         let topic = self.channels.as_ref().and_then(|channels| channels.topic(channel.as_bytes()));
         let Some(Ok(topic)) = topic.map(std::str::from_utf8) else { return };
         let mut inner = self.inner.lock();
         let ended = inner.topics.drop_topic(topic);
-        let unread: Vec<Entry> =
-            ended.iter().flat_map(|(_, session)| inner.leave(*session)).collect();
-        drop(inner);
+        let mut unread = Vec::new();
+        for (ended, session) in ended {
+            if let Some(lane) = inner.topics.lane_of(session) {
+                inner.lanes.notify(lane, Notice::Refused(ended.id));
+            }
+            unread.extend(inner.leave(session));
+        }
         self.stats.dropped.add(unread.len() as u64);
+        self.tell(inner);
     }
 
     fn unwant(&self, ended: &Unsubscribed) {

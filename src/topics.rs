@@ -171,6 +171,11 @@ impl Topics {
         self.sessions.get(session).map(|session| &*session.name)
     }
 
+    /// A session's lane.
+    pub fn lane_of(&self, session: u32) -> Option<LaneId> {
+        self.sessions.get(session)?.value.lane
+    }
+
     /// The lane of a session that has no subscription left.
     pub fn unused_lane(&self, session: u32) -> Option<LaneId> {
         let session = &self.sessions.get(session)?.value;

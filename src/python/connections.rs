@@ -217,6 +217,8 @@ impl ManagerState {
                         Self::call_back(py, self.options.on_drop.as_ref(), arguments);
                     }
                 }
+                // Only sessions subscribe by name.
+                Notice::Refused(_) => {}
                 Notice::GivenUp(id, why, waited) => {
                     ended += 1;
                     if let Err(error) = self.end(py, bridge, id, why, waited) {

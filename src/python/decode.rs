@@ -15,9 +15,10 @@ use pyo3::types::{PyDict, PyList};
 
 use crate::message::Payload;
 
-/// Messages kept parsed while others still wait for them. A session that is further behind than that
-/// has its messages parsed again.
+/// Messages, and bytes of their JSON, kept parsed while others still wait for them. A session that is
+/// further behind than that has its messages parsed again.
 const KEPT: usize = 64;
+const KEPT_BYTES: usize = 1 << 20;
 
 /// Messages that were parsed for one session while others wait for them.
 #[derive(Default)]
@@ -41,11 +42,7 @@ impl Parsed {
             drop(kept);
             let parsed = parse(py, payload)?;
             let original = parsed.clone().unbind();
-            let mut kept = self.0.lock();
-            let oldest = if kept.len() == KEPT { kept.pop_front() } else { None };
-            kept.push_back((Arc::clone(payload), original));
-            drop(kept);
-            drop(oldest); // without the lock
+            drop(self.keep(payload, original)); // without the lock
             return copy(&parsed);
         };
         // Here and in the caller's hand: nobody else waits for it.
@@ -58,6 +55,24 @@ impl Parsed {
         let parsed = kept[at].1.bind(py).clone();
         drop(kept);
         copy(&parsed)
+    }
+
+    /// Keeps a message. Returns those that are kept no longer: nobody waits for them, or too much is
+    /// kept.
+    fn keep(&self, payload: &Payload, parsed: Py<PyAny>) -> Vec<(Payload, Py<PyAny>)> {
+        let mut kept = self.0.lock();
+        let (mut gone, mut bytes, mut count) = (Vec::new(), payload.text.len(), 1);
+        // The newest first.
+        for (payload, parsed) in std::mem::take(&mut *kept).into_iter().rev() {
+            (bytes, count) = (bytes + payload.text.len(), count + 1);
+            if Arc::strong_count(&payload) > 1 && count <= KEPT && bytes <= KEPT_BYTES {
+                kept.push_front((payload, parsed));
+            } else {
+                gone.push((payload, parsed));
+            }
+        }
+        kept.push_back((Arc::clone(payload), parsed));
+        gone
     }
 }
 

@@ -133,14 +133,18 @@ impl SessionsState {
         if ended.is_empty() {
             return Ok(());
         }
-        let take = |id: SubscriptionId| {
-            let mut handlers = self.handlers.lock();
-            let entry = handlers.get_mut(id.index as usize)?;
-            if entry.as_ref()?.0 == id.generation { entry.take() } else { None }
-        };
-        let old: Vec<_> = ended.into_iter().filter_map(take).collect();
+        let old: Vec<_> = ended.into_iter().filter_map(|id| self.take_handler(id)).collect();
         drop(old); // without the lock
         self.flush_soon(py, &bridge::running(py)?)
+    }
+
+    fn take_handler(&self, id: SubscriptionId) -> Option<Handler> {
+        let mut handlers = self.handlers.lock();
+        let entry = handlers.get_mut(id.index as usize)?;
+        if entry.as_ref()?.0 != id.generation {
+            return None;
+        }
+        entry.take().map(|(_, handler)| handler)
     }
 
     /// Has the listener told of changed wishes at the end of this turn of the loop, all at once.
@@ -234,7 +238,15 @@ impl SessionsState {
     /// Tells of messages that were dropped.
     fn heed(&self, py: Python<'_>, bridge: &Arc<Bridge>) {
         for notice in self.router.take_notices(&bridge.mailbox) {
-            let Notice::Dropped(lane, count) = notice else { continue };
+            let (lane, count) = match notice {
+                Notice::Dropped(lane, count) => (lane, count),
+                Notice::Refused(id) => {
+                    drop(self.take_handler(id));
+                    continue;
+                }
+                // Only connections are given up.
+                Notice::GivenUp(..) => continue,
+            };
             let Some(session) = self.router.session_of(lane) else { continue };
             let now = Instant::now();
             let mut told = self.told_of_drops.lock();

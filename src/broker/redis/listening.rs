@@ -89,6 +89,9 @@ impl Listening {
         for _ in patterns {
             listening.subscribed().await?;
         }
+        if patterns.is_empty() {
+            listening.greet().await?;
+        }
         listening.due = Instant::now() + SILENCE;
         Ok(listening)
     }
@@ -225,6 +228,17 @@ impl Listening {
     async fn answer(&mut self, required: bool) -> Result<(), Error> {
         self.event(|listening, event| match event {
             Event::Error(text) if required => Err(listening.complaint(text)),
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    /// Makes sure that the server would let us subscribe, as far as can be told without a channel.
+    async fn greet(&mut self) -> Result<(), Error> {
+        self.unsent.extend_from_slice(&redis::cmd("PING").get_packed_command());
+        self.event(|listening, event| match event {
+            // Who may not ask for a sign of life may be allowed to subscribe.
+            Event::Error(text) if !is_denied(text) => Err(listening.complaint(text)),
             _ => Ok(()),
         })
         .await

@@ -65,6 +65,10 @@ impl<'a> Envelope<'a> {
     /// Reads an envelope; the error says what is wrong with it.
     pub fn parse(payload: &'a [u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(payload).map_err(|_| "is not UTF-8".to_owned())?;
+        // An array would do as well for what reads it.
+        if !text.trim_start().starts_with('{') {
+            return Err("is no topic message: not an object".into());
+        }
         serde_json::from_str(text).map_err(|error| format!("is no topic message: {error}"))
     }
 }

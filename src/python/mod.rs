@@ -2,6 +2,7 @@
 
 mod bridge;
 mod broker;
+mod callbacks;
 mod connections;
 mod coroutine;
 mod decode;

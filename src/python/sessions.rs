@@ -17,9 +17,10 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
 use super::bridge::{self, Bridge};
+use super::callbacks;
 use super::decode::Parsed;
 use super::logging;
-use super::turns::{LoopTurns, Turn};
+use super::turns::{Begin, LoopTurns, Turn};
 use crate::journal::Level;
 use crate::lane::{Entry, LaneId};
 use crate::lanes::Notice;
@@ -39,6 +40,8 @@ pub struct Handler {
     pub topic: Py<PyString>,
     /// The `contextvars` context of the subscriber.
     pub context: Py<PyAny>,
+    /// The keyword arguments of `create_task` that say so.
+    options: Py<PyDict>,
 }
 
 /// How sessions are treated, beside what the router sees to.
@@ -99,7 +102,10 @@ impl SessionsState {
     ) -> PyResult<()> {
         static COPY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let context = COPY.import(py, "contextvars", "copy_context")?.call0()?.unbind();
-        let fresh = Handler { call: handler, topic: topic.clone().unbind(), context };
+        let options = PyDict::new(py);
+        options.set_item(intern!(py, "context"), &context)?;
+        let (topic_object, options) = (topic.clone().unbind(), options.unbind());
+        let fresh = Handler { call: handler, topic: topic_object, context, options };
         let mut old = None;
         self.router.subscribe_topic(session_id, topic.to_str()?, &bridge.mailbox, |id| {
             let mut handlers = self.handlers.lock();
@@ -179,6 +185,7 @@ impl SessionsState {
             call: handler.call.clone_ref(py),
             topic: handler.topic.clone_ref(py),
             context: handler.context.clone_ref(py),
+            options: handler.options.clone_ref(py),
         })
     }
 
@@ -206,33 +213,32 @@ impl SessionsState {
         }
         let turns = self.turns_on(bridge);
         turns.begin_slice();
+        let event_loop = bridge.event_loop(py)?;
+        let create_task = event_loop.getattr(intern!(py, "create_task"))?;
         for (lane, entry) in taken {
-            if let Err(error) = self.begin_one(py, bridge, &turns, lane, entry) {
-                error.write_unraisable(py, None);
+            let Some((entry, handler)) = self.live(py, lane, entry) else { continue };
+            let turn = Turn::new(py, self, bridge, &turns, (lane, entry), &handler);
+            let options = Some(handler.options.bind(py));
+            if let Err(error) = create_task.call((turn,), options) {
+                error.write_unraisable(py, Some(&event_loop));
             }
         }
-        LoopTurns::go_on(py, &turns, self, bridge)
+        let begin = Begin { state: Arc::clone(self), bridge: Arc::clone(bridge) };
+        event_loop.call_method1(intern!(py, "call_soon"), (begin,)).map(drop)
     }
 
-    fn begin_one(
-        self: &Arc<Self>,
-        py: Python<'_>,
-        bridge: &Arc<Bridge>,
-        turns: &Arc<LoopTurns>,
-        lane: LaneId,
-        entry: Entry,
-    ) -> PyResult<()> {
+    /// A message that somebody still listens to, beginning with `entry`, and its handler; None when
+    /// there is none, and the lane's turn is over.
+    fn live(&self, py: Python<'_>, lane: LaneId, entry: Entry) -> Option<(Entry, Handler)> {
         let mut next = Some(entry);
-        let (entry, handler) = loop {
-            // What its session does not listen to any more is passed over.
-            let Some(entry) = next else { return Ok(()) };
+        while let Some(entry) = next {
             if let Some(handler) = entry.subscription.and_then(|id| self.handler(py, id)) {
-                break (entry, handler);
+                return Some((entry, handler));
             }
             self.router.stats.dropped.add(1);
             next = self.router.next_in_turn(lane);
-        };
-        Turn::begin(py, self, bridge, turns, lane, entry, &handler)
+        }
+        None
     }
 
     /// Tells of messages that were dropped.
@@ -262,11 +268,8 @@ impl SessionsState {
                 );
                 logging::log(py, Level::Warning, &text);
             }
-            if let Some(on_drop) = &self.options.on_drop
-                && let Err(error) = on_drop.call1(py, (session, count, "overflow"))
-            {
-                error.write_unraisable(py, Some(on_drop.bind(py)));
-            }
+            let on_drop = self.options.on_drop.as_ref();
+            callbacks::call(py, on_drop, (session, count, "overflow"));
         }
     }
 

@@ -1,21 +1,23 @@
-//! A session's turn: what its Task asks for the next call, and what ends it.
+//! A session's turn: the Task in which its handlers run, one after another.
 //!
-//! `fanwire/_sessions.py` has the Task's coroutine. Turns of a loop share slices of time.
+//! Turns of a loop share slices of time. One whose handler waits is held by [`LoopTurns`], because
+//! asyncio keeps only weak references to Tasks.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use pyo3::exceptions::{PyException, PyRuntimeError, PyStopIteration};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::PyString;
+use slab::Slab;
 
 use super::bridge::Bridge;
-use super::logging;
+use super::coroutine::{awaitable, cancelled_error, current_task, progress, throw, thrown};
 use super::sessions::{Handler, SessionsState};
+use super::{ffi, logging};
 use crate::journal::Level;
 use crate::lane::{Entry, LaneId};
 use crate::router::Router;
@@ -29,15 +31,14 @@ const TAKE_OVER_AFTER: f64 = 0.05;
 /// The turns under way on a loop.
 #[derive(Default)]
 pub struct LoopTurns {
-    tasks: Mutex<HashMap<usize, Py<PyAny>>>,
-    begun: AtomicUsize,
+    /// The Tasks whose handler waits for something.
+    waiting: Mutex<Slab<Py<PyAny>>>,
     slice: Mutex<Slice>,
     /// Whether a timer looks for turns that last.
     watched: AtomicBool,
 }
 
 /// A stretch of time that the turns of a loop share before they let it go on.
-#[derive(Clone, Copy)]
 struct Slice {
     number: u64,
     began: Instant,
@@ -46,28 +47,6 @@ struct Slice {
 impl Default for Slice {
     fn default() -> Self {
         Self { number: 0, began: Instant::now() }
-    }
-}
-
-impl LoopTurns {
-    /// Begins a slice of time.
-    pub fn begin_slice(&self) {
-        self.slice.lock().advance(None);
-    }
-
-    /// Has the loop begin more turns, after those that have just begun, and look after those that last.
-    pub fn go_on(
-        py: Python<'_>,
-        turns: &Arc<Self>,
-        state: &Arc<SessionsState>,
-        bridge: &Arc<Bridge>,
-    ) -> PyResult<()> {
-        let begin = Begin { state: Arc::clone(state), bridge: Arc::clone(bridge) };
-        bridge.event_loop(py)?.call_method1(intern!(py, "call_soon"), (begin,))?;
-        if turns.watched.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        Watch::begin(py, state, bridge, turns)
     }
 }
 
@@ -81,203 +60,348 @@ impl Slice {
     }
 }
 
-struct InHand {
+impl LoopTurns {
+    /// Begins a slice of time.
+    pub fn begin_slice(&self) {
+        self.slice.lock().advance(None);
+    }
+}
+
+/// A handler that waits for something.
+struct Current {
+    awaiting: Py<PyAny>,
+    topic: Py<PyString>,
+}
+
+struct Work {
+    state: Arc<SessionsState>,
+    bridge: Arc<Bridge>,
+    turns: Arc<LoopTurns>,
+    lane: LaneId,
+    /// The context its Task runs in.
+    context: Py<PyAny>,
     /// Taken from the lane, not handed to its handler yet.
     next: Option<Entry>,
+    current: Option<Current>,
+    /// Where its Task is held while a handler waits.
+    held: Option<usize>,
     /// The slice of time it runs in.
     slice: u64,
     /// Whether it has let the loop go on since.
     yielded: bool,
-    /// Whether nothing is left to do.
+    /// Whether the lane is not in its hands any more.
     over: bool,
 }
 
-/// A session's turn: what its Task asks for the next call.
-#[pyclass(frozen, module = "fanwire._core", name = "_Turn")]
-pub struct Turn {
-    state: Arc<SessionsState>,
-    bridge: Arc<Bridge>,
-    turns: Arc<LoopTurns>,
-    number: usize,
-    lane: LaneId,
-    context: Py<PyAny>,
-    in_hand: Mutex<InHand>,
+enum Next {
+    Call(Entry, Handler),
+    /// The loop is to go on first.
+    Yield,
+    Over,
 }
 
-impl Turn {
-    /// Makes the Task in which a session's handlers run, beginning with a message and its handler.
-    pub fn begin(
-        py: Python<'_>,
-        state: &Arc<SessionsState>,
-        bridge: &Arc<Bridge>,
-        turns: &Arc<LoopTurns>,
-        lane: LaneId,
-        entry: Entry,
-        handler: &Handler,
-    ) -> PyResult<()> {
-        static RUN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let number = turns.begun.fetch_add(1, Ordering::Relaxed);
-        let slice = turns.slice.lock().number;
-        let in_hand = InHand { next: Some(entry), slice, yielded: false, over: false };
-        let turn = Bound::new(
-            py,
-            Self {
-                state: Arc::clone(state),
-                bridge: Arc::clone(bridge),
-                turns: Arc::clone(turns),
-                number,
-                lane,
-                context: handler.context.clone_ref(py),
-                in_hand: Mutex::new(in_hand),
-            },
-        )?;
-        if state.options.concurrent {
-            state.router.end_turn(&bridge.mailbox, lane, None);
+enum Resume<'py> {
+    Send(Bound<'py, PyAny>),
+    Throw(PyErr),
+}
+
+impl Work {
+    /// Runs until something is to be yielded (`Some`) or nothing waits for the session (`None`).
+    fn run(&mut self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
+        if let Some(yielded) = self.resume(py, resume)? {
+            return Ok(Some(yielded));
         }
-        let coroutine = RUN.import(py, "fanwire._sessions", "run")?.call1((&turn,))?;
-        let options = PyDict::new(py);
-        options.set_item(intern!(py, "context"), &handler.context)?;
-        let event_loop = bridge.event_loop(py)?;
-        let name = intern!(py, "create_task");
-        let task = event_loop.call_method(name, (coroutine,), Some(&options))?;
-        turns.tasks.lock().insert(number, task.clone().unbind());
-        task.call_method1(intern!(py, "add_done_callback"), (turn,)).map(drop)
+        let none = py.None().into_bound(py);
+        loop {
+            let (entry, handler) = match self.take(py) {
+                Next::Call(entry, handler) => (entry, handler),
+                Next::Yield => return Ok(Some(py.None())),
+                Next::Over => return Ok(None),
+            };
+            if let Some(yielded) = self.call(&none, &entry, handler)? {
+                return Ok(Some(yielded));
+            }
+        }
     }
 
-    /// The next message with its handler; None when the turn is over or is to let the loop go on.
-    fn take(&self, py: Python<'_>) -> Option<(Entry, Handler)> {
-        let concurrent = self.state.options.concurrent;
-        loop {
-            let mut in_hand = self.in_hand.lock();
-            let entry = match in_hand.next.take() {
-                Some(entry) => entry,
-                None if concurrent || in_hand.over => {
-                    in_hand.over = true;
-                    return None;
+    /// Goes on with the handler that waits, if any.
+    fn resume(&mut self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let Some(current) = self.current.take() else {
+            return match resume {
+                Resume::Send(_) => Ok(None),
+                Resume::Throw(error) => Err(error), // cancelled between two calls; Drop puts back the rest
+            };
+        };
+        let awaiting = current.awaiting.bind(py);
+        let result = match resume {
+            Resume::Send(value) => ffi::send(awaiting, &value),
+            Resume::Throw(error) => throw(awaiting, error),
+        };
+        match progress(result) {
+            Ok(Some(yielded)) => {
+                self.current = Some(current);
+                Ok(Some(yielded))
+            }
+            ended => {
+                self.let_go();
+                self.ended(py, &current.topic, ended.map(drop))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Calls a handler with a message. `Some`: it waits, and what it yielded.
+    fn call(
+        &mut self,
+        none: &Bound<'_, PyAny>,
+        entry: &Entry,
+        handler: Handler,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        let py = none.py();
+        let Router { stats, spread, .. } = &*self.state.router;
+        let waited = entry.payload.received.elapsed().as_nanos();
+        let message = match self.state.parsed.message(py, &entry.payload) {
+            Ok(message) => message,
+            Err(error) => {
+                self.state.undecodable.add(1);
+                let topic = handler.topic.bind(py).to_string_lossy().into_owned();
+                let text = format!("a message of topic {topic:?} was skipped: {}", error.value(py));
+                logging::log(py, Level::Error, &text);
+                return Ok(None);
+            }
+        };
+        spread.latency.record(u64::try_from(waited).unwrap_or(u64::MAX));
+        stats.delivered.add(1);
+        let returned = handler.call.bind(py).call1((&handler.topic, message));
+        let result = match returned.and_then(|returned| awaitable(returned, "a handler")) {
+            Ok(awaiting) => match progress(ffi::send(&awaiting, none)) {
+                Ok(Some(yielded)) => {
+                    let (awaiting, topic) = (awaiting.unbind(), handler.topic);
+                    self.current = Some(Current { awaiting, topic });
+                    self.hold(py)?;
+                    return Ok(Some(yielded));
                 }
+                ended => ended.map(drop),
+            },
+            Err(error) => Err(error),
+        };
+        self.ended(py, &handler.topic, result)?;
+        Ok(None)
+    }
+
+    /// Deals with the end of a handler. An error comes back if it is not the handler's.
+    fn ended(&self, py: Python<'_>, topic: &Py<PyString>, result: PyResult<()>) -> PyResult<()> {
+        let Err(error) = result else { return Ok(()) };
+        if error.is_instance(py, cancelled_error(py)?.as_any()) {
+            // Something the handler waited for may have been cancelled, and not this Task.
+            if current_task(py)?.call_method0(intern!(py, "cancelling"))?.is_truthy()? {
+                return Err(error);
+            }
+        } else if !error.is_instance_of::<PyException>(py) {
+            return Err(error); // the interpreter is asked to end
+        }
+        self.state.failed.add(1);
+        let session = self.state.router.session_of(self.lane);
+        let topic = topic.bind(py).repr()?;
+        let session = PyString::new(py, &session.unwrap_or_default()).repr()?;
+        let text = format!("the handler of session {session} for topic {topic} raised");
+        logging::log_raised(py, &text, &error);
+        Ok(())
+    }
+
+    /// The next message with its handler.
+    fn take(&mut self, py: Python<'_>) -> Next {
+        loop {
+            let entry = match self.next.take() {
+                Some(entry) => entry,
+                None if self.over => return Next::Over,
                 None => {
                     let mut slice = self.turns.slice.lock();
-                    if std::mem::take(&mut in_hand.yielded) {
-                        slice.advance(Some(in_hand.slice));
+                    if std::mem::take(&mut self.yielded) {
+                        slice.advance(Some(self.slice));
                     }
-                    in_hand.slice = slice.number;
+                    self.slice = slice.number;
                     if slice.began.elapsed() >= self.state.options.time_slice {
-                        in_hand.yielded = true;
-                        return None;
+                        self.yielded = true;
+                        return Next::Yield;
                     }
                     drop(slice);
                     let Some(entry) = self.state.router.next_in_turn(self.lane) else {
-                        in_hand.over = true;
-                        return None;
+                        self.over = true;
+                        return Next::Over;
                     };
                     entry
                 }
             };
             let Some(handler) = entry.subscription.and_then(|id| self.state.handler(py, id)) else {
-                drop(in_hand);
-                self.state.router.stats.dropped.add(1);
+                self.state.router.stats.dropped.add(1); // its session has left the topic
                 continue;
             };
-            // Another subscriber's context is another Task's.
-            if !concurrent && !handler.context.is(&self.context) {
-                in_hand.next = Some(entry);
-                in_hand.over = true;
-                return None;
+            // Another subscriber's context is another Task's; Drop puts the message back.
+            if !handler.context.is(&self.context) && !self.over {
+                self.next = Some(entry);
+                return Next::Over;
             }
-            return Some((entry, handler));
+            return Next::Call(entry, handler);
         }
     }
 
-    /// Ends the turn, unless it has ended by itself: what was taken goes back.
-    fn end(&self, py: Python<'_>, pause: bool) {
-        let task = self.turns.tasks.lock().remove(&self.number);
-        drop(task);
-        let (unhandled, over) = {
-            let mut in_hand = self.in_hand.lock();
-            (in_hand.next.take(), std::mem::replace(&mut in_hand.over, true))
-        };
+    /// Has the Task held while its handler waits, and looked after.
+    fn hold(&mut self, py: Python<'_>) -> PyResult<()> {
+        let task = current_task(py)?.unbind();
+        self.held = Some(self.turns.waiting.lock().insert(task));
+        if self.turns.watched.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        Watch::begin(py, &self.state, &self.bridge, &self.turns)
+    }
+
+    fn let_go(&mut self) {
+        let held = self.held.take();
+        let task = held.and_then(|held| self.turns.waiting.lock().try_remove(held));
+        drop(task); // without the lock
+    }
+}
+
+impl Drop for Work {
+    /// What was taken and not handled goes back. A turn that was cut short is taken up again a moment
+    /// later.
+    fn drop(&mut self) {
+        self.let_go();
         let (mailbox, router) = (&self.bridge.mailbox, &self.state.router);
-        if self.state.options.concurrent {
-            router.stats.dropped.add(u64::from(unhandled.is_some()));
+        if self.over {
+            router.stats.dropped.add(u64::from(self.next.is_some()));
             return;
         }
         // The lane of a loop that is gone has moved on.
-        if mailbox.is_closed() || (over && unhandled.is_none()) {
+        if mailbox.is_closed() {
             return;
         }
-        router.end_turn(mailbox, self.lane, unhandled);
-        if !pause {
+        let changes_context = self.next.is_some();
+        router.end_turn(mailbox, self.lane, self.next.take());
+        if changes_context && self.current.is_none() {
             router.retell();
             return;
         }
         let retell = Retell { router: Arc::clone(router) };
-        let later = self.bridge.event_loop(py).and_then(|event_loop| {
-            event_loop.call_method1(intern!(py, "call_later"), (TAKE_OVER_AFTER, retell))
+        Python::try_attach(|py| {
+            let raised = PyErr::take(py);
+            let later = self.bridge.event_loop(py).and_then(|event_loop| {
+                event_loop.call_method1(intern!(py, "call_later"), (TAKE_OVER_AFTER, retell))
+            });
+            if later.is_err() {
+                router.retell();
+            }
+            if let Some(raised) = raised {
+                raised.restore(py);
+            }
         });
-        if later.is_err() {
-            router.retell();
-        }
     }
 }
 
+/// The coroutine that asyncio runs as a session's Task.
+#[pyclass(frozen, module = "fanwire._core", name = "_Turn")]
+pub struct Turn {
+    /// Taken out while it runs.
+    work: Mutex<Option<Box<Work>>>,
+}
+
+impl Turn {
+    /// A turn that begins with a message.
+    pub fn new(
+        py: Python<'_>,
+        state: &Arc<SessionsState>,
+        bridge: &Arc<Bridge>,
+        turns: &Arc<LoopTurns>,
+        (lane, entry): (LaneId, Entry),
+        handler: &Handler,
+    ) -> Self {
+        let over = state.options.concurrent;
+        let work = Work {
+            state: Arc::clone(state),
+            bridge: Arc::clone(bridge),
+            turns: Arc::clone(turns),
+            lane,
+            context: handler.context.clone_ref(py),
+            next: Some(entry),
+            current: None,
+            held: None,
+            slice: turns.slice.lock().number,
+            yielded: false,
+            over,
+        };
+        if over {
+            // A turn of one message: the lane is ready for the next.
+            state.router.end_turn(&bridge.mailbox, lane, None);
+        }
+        Self { work: Mutex::new(Some(Box::new(work))) }
+    }
+
+    fn resume(&self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let Some(mut work) = self.work.lock().take() else {
+            return Err(PyRuntimeError::new_err("the turn has ended, or is under way"));
+        };
+        let yielded = work.run(py, resume)?;
+        if yielded.is_some() {
+            *self.work.lock() = Some(work);
+        }
+        Ok(yielded)
+    }
+}
+
+#[allow(clippy::unused_self)] // a Python object's methods have one
 #[pymethods]
 impl Turn {
-    /// The handler, the topic and the message of the next call; None when there is none now.
-    fn next<'py>(&self, py: Python<'py>) -> Option<(Py<PyAny>, Py<PyString>, Bound<'py, PyAny>)> {
-        loop {
-            let (entry, handler) = self.take(py)?;
-            let waited = entry.payload.received.elapsed().as_nanos();
-            match self.state.parsed.message(py, &entry.payload) {
-                Ok(message) => {
-                    let router = &self.state.router;
-                    router.spread.latency.record(u64::try_from(waited).unwrap_or(u64::MAX));
-                    router.stats.delivered.add(1);
-                    return Some((handler.call, handler.topic, message));
-                }
-                Err(error) => {
-                    self.state.undecodable.add(1);
-                    let topic = handler.topic.bind(py).to_string_lossy().into_owned();
-                    let why = error.value(py);
-                    let text = format!("a message of topic {topic:?} was skipped: {why}");
-                    logging::log(py, Level::Error, &text);
-                }
-            }
-        }
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
     }
 
-    /// Whether the turn is over. Otherwise, when there is no next call, the loop is to go on first.
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        self.resume(py, Resume::Send(py.None().into_bound(py)))
+    }
+
+    fn send(&self, value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        self.resume(value.py(), Resume::Send(value.clone()))?
+            .ok_or_else(|| PyStopIteration::new_err(()))
+    }
+
+    #[pyo3(signature = (exception, value=None, traceback=None, /))]
+    fn throw(
+        &self,
+        exception: Bound<'_, PyAny>,
+        value: Option<Bound<'_, PyAny>>,
+        traceback: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = exception.py();
+        let error = thrown(exception, value, traceback)?;
+        self.resume(py, Resume::Throw(error))?.ok_or_else(|| PyStopIteration::new_err(()))
+    }
+
+    fn close(&self) {
+        let work = self.work.lock().take();
+        drop(work);
+    }
+
     #[getter]
-    fn over(&self) -> bool {
-        self.in_hand.lock().over
+    fn __name__(&self) -> &'static str {
+        "turn"
     }
 
-    /// Counts a handler that raised. Returns the session's id.
-    fn failed(&self) -> Option<String> {
-        self.state.failed.add(1);
-        self.state.router.session_of(self.lane)
-    }
-
-    /// What the Task calls when it is done, however it went.
-    fn __call__(&self, task: &Bound<'_, PyAny>) -> PyResult<()> {
-        let py = task.py();
-        let cancelled = task.call_method0(intern!(py, "cancelled"))?.is_truthy()?;
-        self.end(py, cancelled);
-        Ok(())
-    }
-}
-
-impl Drop for Turn {
-    /// Only where the Task could not be made; otherwise it has ended.
-    fn drop(&mut self) {
-        Python::try_attach(|py| self.end(py, true));
+    #[getter]
+    fn __qualname__(&self) -> &'static str {
+        "fanwire.turn"
     }
 }
 
 /// What the loop calls to begin more turns.
 #[pyclass(frozen, module = "fanwire._core", name = "_Begin")]
-struct Begin {
-    state: Arc<SessionsState>,
-    bridge: Arc<Bridge>,
+pub struct Begin {
+    pub state: Arc<SessionsState>,
+    pub bridge: Arc<Bridge>,
 }
 
 #[pymethods]
@@ -339,7 +463,7 @@ impl Watch {
         if this.due.lock().elapsed() <= LOOK_EVERY {
             this.state.router.see(&this.bridge.mailbox);
         }
-        if this.turns.tasks.lock().is_empty() {
+        if this.turns.waiting.lock().is_empty() {
             this.turns.watched.store(false, Ordering::Release);
             return Ok(());
         }

@@ -152,17 +152,21 @@ $(VENV)/.created:
 	@$(PIP) install --upgrade 'pip>=25.1' # the first that knows dependency groups
 	@touch $@
 
-DEMO_EXTRA = $$($(BIN)/python -c 'import tomllib; \
-	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["demo"])')
+# The extra `demo`, a requirement a line.
+DEMO_EXTRA := $(VENV)/demo-extra.txt
 
-$(VENV)/.installed-demo: $(VENV)/.created pyproject.toml
-	@echo "Installing $(DEMO_EXTRA) and what builds fanwire…"
-	@set -f; $(PIP) install --group build $(DEMO_EXTRA)
+$(DEMO_EXTRA): $(VENV)/.created pyproject.toml
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]\
+	["optional-dependencies"]["demo"], sep="\n")' >$@
+
+$(VENV)/.installed-demo: $(DEMO_EXTRA)
+	@echo 'Installing what the demo needs and what builds fanwire…'
+	@$(PIP) install --group build --requirement $(DEMO_EXTRA)
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
+$(VENV)/.installed-dev: $(DEMO_EXTRA)
 	@echo 'Installing the Python packages of the tests and the linters…'
-	@set -f; $(PIP) install --group build --group lint --group test $(DEMO_EXTRA)
+	@$(PIP) install --group build --group lint --group test --requirement $(DEMO_EXTRA)
 	@touch $@ $(VENV)/.installed-demo
 
 # The module in .venv is always the release build: one profile for everything Python sees.

@@ -47,6 +47,8 @@ pub struct Client {
     limits: Limits,
     strict: bool,
     topics: Arc<Router>,
+    /// Whether it was told that somebody subscribed too early.
+    told_not_started: AtomicBool,
     process: Mutex<PerProcess>,
     /// Counters.
     pub stats: Arc<ClientStats>,
@@ -66,7 +68,17 @@ impl Client {
     ) -> Self {
         let process =
             Mutex::new(PerProcess { generation: runtime::generation(), ..PerProcess::default() });
-        Self { url, limits, strict, topics, process, stats: Arc::default(), journal }
+        let told_not_started = AtomicBool::new(false);
+        Self {
+            url,
+            limits,
+            strict,
+            topics,
+            told_not_started,
+            process,
+            stats: Arc::default(),
+            journal,
+        }
     }
 
     /// The broker's URL as it may be shown.
@@ -125,6 +137,7 @@ impl Client {
             reply.complete(Ok(()));
             return;
         }
+        self.told_not_started.store(false, Ordering::Release);
         let running = Arc::new(AtomicBool::new(true));
         let listening = Arc::new(AtomicBool::new(false));
         let job = supervise::Job {
@@ -202,9 +215,11 @@ impl Client {
             channels.wishes.wait(channel, self.limits.subscribe_timeout, reply);
             return;
         }
-        let text = "subscribed while not started: nothing is received before start()";
-        self.journal.add(Level::Warning, text.into());
-        reply.mailbox().post(Post::Journal(Arc::clone(&self.journal)));
+        if !self.told_not_started.swap(true, Ordering::AcqRel) {
+            let text = "subscribed while not started: nothing is received before start()";
+            self.journal.add(Level::Warning, text.into());
+            reply.mailbox().post(Post::Journal(Arc::clone(&self.journal)));
+        }
         reply.complete(Ok(()));
     }
 

@@ -71,12 +71,14 @@ pub struct Wishes {
     inner: Mutex<Inner>,
     news: Notify,
     journal: Arc<Journal>,
+    url: String,
 }
 
 impl Wishes {
-    /// Nothing is wanted yet. It is told to `journal` when somebody waits in vain.
-    pub fn new(journal: Arc<Journal>) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::default(), news: Notify::new(), journal })
+    /// Nothing is wanted yet. It is told to `journal` when somebody waits in vain for the broker with
+    /// this URL, as it may be shown.
+    pub fn new(journal: Arc<Journal>, url: String) -> Self {
+        Self { inner: Mutex::default(), news: Notify::new(), journal, url }
     }
 
     /// Begins or ends to want a channel. The listener is told by [`Wishes::flush`].
@@ -251,8 +253,9 @@ impl Wishes {
         let tell = !late.is_empty() && !std::mem::replace(&mut inner.told_late, true);
         drop(inner);
         if tell && let Some(reply) = late.first() {
-            let text = "a subscription is not confirmed by the broker; it will be when it is back";
-            self.journal.add(Level::Warning, text.into());
+            let text =
+                format!("{}: a subscription is not confirmed; it waits for the broker", self.url);
+            self.journal.add(Level::Warning, text);
             reply.mailbox().post(Post::Journal(Arc::clone(&self.journal)));
         }
         for reply in late {

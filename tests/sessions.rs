@@ -33,7 +33,7 @@ struct Process {
 }
 
 fn process(limits: LaneLimits) -> Process {
-    let wishes = Wishes::new(Arc::<Journal>::default());
+    let wishes = Arc::new(Wishes::new(Arc::<Journal>::default(), "redis://x".into()));
     let policy = Policy { limits, overflow: Overflow::DropOldest, ..Policy::default() };
     let channels = Channels { prefix: "p:".into(), wishes: Arc::clone(&wishes) };
     let router = Router::with_channels(policy, Some(channels));

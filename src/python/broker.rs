@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyString};
@@ -20,6 +21,7 @@ use crate::error::Error;
 use crate::message::Outgoing;
 use crate::post::Reply;
 use crate::supervise::Uploads;
+use crate::wishes::Wishes;
 
 /// A broker that is connected to when it is needed.
 pub struct Broker {
@@ -62,13 +64,14 @@ impl BrokerOptions<'_> {
             max_pending_messages: at_least_one("max_pending_messages", messages)?,
             max_pending_bytes: at_least_one("max_pending_bytes", bytes)?,
         };
-        let journal = Arc::default();
-        let sessions = sessions.make(py, Some(self.channel_prefix), &journal)?;
+        let (journal, shown_url) = (Arc::default(), mask(self.url));
+        let wishes = Wishes::new(Arc::clone(&journal), shown_url.clone());
+        let sessions = sessions.make(py, Some((self.channel_prefix, wishes)))?;
         let client = BrokerUrl::parse(self.url).map(|url| {
             let topics = Arc::clone(&sessions.router);
             Arc::new(Client::new(url, limits, self.strict, topics, journal))
         });
-        Ok(Broker { client, shown_url: mask(self.url), sessions })
+        Ok(Broker { client, shown_url, sessions })
     }
 }
 
@@ -134,6 +137,11 @@ impl Broker {
         except: Option<&str>,
     ) -> PyResult<Operation> {
         topics::broadcast(&self.sessions, self.client(message.py())?, topic, message, except)
+    }
+
+    /// For the garbage collector: handlers may know the object they are subscribed with.
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        SessionsState::traverse(&self.sessions, visit)
     }
 
     /// Adds the broker's figures to a dict.

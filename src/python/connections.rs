@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -242,6 +243,22 @@ impl ManagerState {
             close_later.call1((connection, SLOW.0, SLOW.1, CLOSE_TIMEOUT))?;
         }
         Ok(())
+    }
+
+    /// For the garbage collector: connections may know their manager. Only where nobody else has this,
+    /// a publisher say: then it ends with the manager.
+    pub fn traverse(slf: &Arc<Self>, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if Arc::strong_count(slf) > 1 {
+            return Ok(());
+        }
+        let Some(connections) = slf.connections.try_lock() else { return Ok(()) };
+        for (_, connection) in connections.iter().flatten() {
+            visit.call(connection)?;
+        }
+        visit.call(&slf.ids)?;
+        visit.call(&slf.set_default)?;
+        visit.call(slf.options.on_drop.as_ref())?;
+        visit.call(slf.options.on_disconnect.as_ref())
     }
 
     /// The connections of a user, for inspection.

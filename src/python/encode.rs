@@ -2,6 +2,8 @@
 //!
 //! What has no JSON form is refused with the path to it; nothing is replaced by something similar.
 
+use std::ops::{Deref, DerefMut};
+
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -29,9 +31,9 @@ pub fn to_bytes(message: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
         })?;
         return Ok(bytes);
     }
-    let mut out = Vec::with_capacity(256);
+    let mut out = Out::new(true);
     encode(message, &mut out, 0).map_err(|failure| failure.into_error(message.py()))?;
-    Ok(out)
+    Ok(out.bytes)
 }
 
 /// As [`to_bytes`], as text.
@@ -40,22 +42,47 @@ pub fn to_text(message: &Bound<'_, PyAny>) -> PyResult<String> {
     String::from_utf8(bytes).map_err(|error| PyValueError::new_err(format!("message: {error}")))
 }
 
-/// A message that travels inside other JSON: there `bytes` that are JSON already cannot be told from
-/// text, and JSON has no bytes.
-fn refuse_bytes(message: &Bound<'_, PyAny>) -> PyResult<()> {
-    if message.is_instance_of::<PyBytes>() || message.is_instance_of::<PyByteArray>() {
-        let kind = type_name(&message.get_type());
-        return Err(PyTypeError::new_err(format!("message: cannot encode {kind} as JSON")));
+/// Where JSON is written.
+struct Out {
+    bytes: Vec<u8>,
+    /// Whether `bytes` are text, as for pydantic, or have no form, as for `json`.
+    takes_bytes: bool,
+}
+
+impl Out {
+    fn new(takes_bytes: bool) -> Self {
+        Self { bytes: Vec::with_capacity(256), takes_bytes }
     }
-    Ok(())
+
+    fn check(&self, value: &Bound<'_, PyAny>) -> Encoded {
+        let is_bytes = value.is_instance_of::<PyBytes>() || value.is_instance_of::<PyByteArray>();
+        if is_bytes && !self.takes_bytes {
+            let kind = type_name(&value.get_type());
+            return Err(type_error(format!("cannot encode {kind} as JSON")));
+        }
+        Ok(())
+    }
+}
+
+impl Deref for Out {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Out {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
 }
 
 /// The message of a topic as text.
 pub fn to_value(message: &Bound<'_, PyAny>) -> PyResult<String> {
-    refuse_bytes(message)?;
-    let mut out = Vec::with_capacity(256);
+    let mut out = Out::new(false);
     encode(message, &mut out, 0).map_err(|failure| failure.into_error(message.py()))?;
-    String::from_utf8(out).map_err(|error| PyValueError::new_err(format!("message: {error}")))
+    String::from_utf8(out.bytes).map_err(|error| PyValueError::new_err(format!("message: {error}")))
 }
 
 /// What is published for a topic: `{"topic":…,"message":…}`, and the session it is not for.
@@ -64,10 +91,10 @@ pub fn to_envelope(
     message: &Bound<'_, PyAny>,
     except: Option<&str>,
 ) -> PyResult<Vec<u8>> {
-    refuse_bytes(message)?;
-    let mut out = Vec::with_capacity(256);
-    let text = |text: &str, out: &mut Vec<u8>| {
-        serde_json::to_writer(out, text).map_err(|error| PyValueError::new_err(error.to_string()))
+    let mut out = Out::new(false);
+    let text = |text: &str, out: &mut Out| {
+        serde_json::to_writer(&mut out.bytes, text)
+            .map_err(|error| PyValueError::new_err(error.to_string()))
     };
     out.extend_from_slice(b"{\"topic\":");
     text(topic, &mut out)?;
@@ -78,7 +105,7 @@ pub fn to_envelope(
         text(except, &mut out)?;
     }
     out.push(b'}');
-    Ok(out)
+    Ok(out.bytes)
 }
 
 /// Why and where: the path is collected from the inside out.
@@ -132,7 +159,7 @@ fn value_error(text: impl Into<String>) -> Failure {
 
 type Encoded = Result<(), Failure>;
 
-fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded {
+fn encode(value: &Bound<'_, PyAny>, out: &mut Out, depth: usize) -> Encoded {
     if depth > MAX_DEPTH {
         return Err(value_error(format!(
             "nested more than {MAX_DEPTH} levels deep (a circular reference?)"
@@ -169,7 +196,7 @@ fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded 
 }
 
 /// Everything that is not one of JSON's own types.
-fn encode_other(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded {
+fn encode_other(value: &Bound<'_, PyAny>, out: &mut Out, depth: usize) -> Encoded {
     let py = value.py();
     let kind = value.get_type();
     if value.is_instance_of::<PyType>() {
@@ -202,6 +229,7 @@ fn encode_other(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> En
     if let Ok(dict) = value.cast::<PyDict>() {
         return encode_dict(dict, out, depth);
     }
+    out.check(value)?;
     if let Some(text) = scalars::text_of(value)? {
         return write_text(&text, out);
     }
@@ -225,7 +253,7 @@ fn encode_other(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> En
 
 fn encode_items<'py>(
     items: impl Iterator<Item = Bound<'py, PyAny>>,
-    out: &mut Vec<u8>,
+    out: &mut Out,
     depth: usize,
 ) -> Encoded {
     out.push(b'[');
@@ -239,7 +267,7 @@ fn encode_items<'py>(
     Ok(())
 }
 
-fn encode_dict(dict: &Bound<'_, PyDict>, out: &mut Vec<u8>, depth: usize) -> Encoded {
+fn encode_dict(dict: &Bound<'_, PyDict>, out: &mut Out, depth: usize) -> Encoded {
     out.push(b'{');
     // A list of the items: user code that runs below may change the dict.
     for (index, item) in dict.items().iter().enumerate() {
@@ -267,7 +295,7 @@ fn quoted(repr: &Bound<'_, PyString>) -> String {
 }
 
 /// JSON has only string keys; what else may be one is written as pydantic does.
-fn write_key(key: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded {
+fn write_key(key: &Bound<'_, PyAny>, out: &mut Out, depth: usize) -> Encoded {
     let py = key.py();
     if let Ok(text) = key.cast_exact::<PyString>() {
         return write_text(text, out);
@@ -281,7 +309,7 @@ fn write_key(key: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded
     if let Ok(text) = key.cast::<PyString>() {
         return write_text(text, out);
     }
-    let mut plain = Vec::new();
+    let mut plain = Out::new(out.takes_bytes);
     if key.is_none() {
         plain.extend_from_slice(b"None");
     } else if key.is_instance_of::<PyBool>()
@@ -290,6 +318,7 @@ fn write_key(key: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded
     {
         encode(key, &mut plain, depth)?;
     } else if let Some(text) = scalars::text_of(key)? {
+        out.check(key)?;
         return write_text(&text, out);
     } else {
         return Err(type_error(format!(
@@ -298,12 +327,12 @@ fn write_key(key: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded
         )));
     }
     out.push(b'"');
-    out.append(&mut plain);
+    out.append(&mut plain.bytes);
     out.push(b'"');
     Ok(())
 }
 
-fn encode_dataclass(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded {
+fn encode_dataclass(value: &Bound<'_, PyAny>, out: &mut Out, depth: usize) -> Encoded {
     let py = value.py();
     let fields = class(py, &FIELDS, "dataclasses", "fields")?.call1((value,))?;
     let mut attributes = Vec::new();
@@ -318,7 +347,7 @@ fn encode_dataclass(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -
 }
 
 /// A `msgspec.Struct`, with the names and the tag that msgspec would encode, without what is unset.
-fn encode_struct(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> Encoded {
+fn encode_struct(value: &Bound<'_, PyAny>, out: &mut Out, depth: usize) -> Encoded {
     let py = value.py();
     let kind = value.get_type();
     let config = kind.getattr(intern!(py, "__struct_config__"))?;
@@ -349,7 +378,7 @@ fn encode_struct(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: usize) -> E
 /// Attributes by their name in Python and in JSON.
 fn encode_attributes(
     attributes: Vec<(String, String, Bound<'_, PyAny>)>,
-    out: &mut Vec<u8>,
+    out: &mut Out,
     depth: usize,
 ) -> Encoded {
     out.push(b'{');
@@ -370,7 +399,7 @@ fn encode_model(
     value: &Bound<'_, PyAny>,
     kind: &Bound<'_, PyType>,
     dump: &Bound<'_, PyAny>,
-    out: &mut Vec<u8>,
+    out: &mut Out,
 ) -> Encoded {
     static PLAIN: Class = Class::new();
     let py = value.py();
@@ -391,7 +420,7 @@ fn encode_model(
 }
 
 /// What `model_dump_json` returned: taken at its word if it is a str, checked if it is bytes.
-fn embed(text: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Encoded {
+fn embed(text: &Bound<'_, PyAny>, out: &mut Out) -> Encoded {
     let bytes = match text.cast::<PyString>() {
         Ok(text) => text.to_str()?.as_bytes(),
         Err(_) => text
@@ -410,19 +439,20 @@ fn embed(text: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Encoded {
     Ok(())
 }
 
-fn write_text(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Encoded {
+fn write_text(text: &Bound<'_, PyString>, out: &mut Out) -> Encoded {
     let text =
         text.to_str().map_err(|_| value_error("a str with a lone surrogate has no UTF-8 form"))?;
     write_str(text, out)
 }
 
-fn write_str(text: &str, out: &mut Vec<u8>) -> Encoded {
-    serde_json::to_writer(out, text).map_err(|error| value_error(error.to_string()))
+fn write_str(text: &str, out: &mut Out) -> Encoded {
+    serde_json::to_writer(&mut out.bytes, text).map_err(|error| value_error(error.to_string()))
 }
 
-fn write_int(int: &Bound<'_, PyInt>, out: &mut Vec<u8>) -> Encoded {
+fn write_int(int: &Bound<'_, PyInt>, out: &mut Out) -> Encoded {
     if let Ok(small) = int.extract::<i64>() {
-        return serde_json::to_writer(out, &small).map_err(|error| value_error(error.to_string()));
+        return serde_json::to_writer(&mut out.bytes, &small)
+            .map_err(|error| value_error(error.to_string()));
     }
     // `int.__repr__`: a subclass may print itself otherwise.
     let digits =
@@ -431,7 +461,7 @@ fn write_int(int: &Bound<'_, PyInt>, out: &mut Vec<u8>) -> Encoded {
     Ok(())
 }
 
-fn write_float(float: f64, out: &mut Vec<u8>) -> Encoded {
+fn write_float(float: f64, out: &mut Out) -> Encoded {
     if !float.is_finite() {
         let shown = if float.is_nan() {
             "nan"
@@ -442,7 +472,7 @@ fn write_float(float: f64, out: &mut Vec<u8>) -> Encoded {
         };
         return Err(value_error(format!("{shown} has no JSON form")));
     }
-    serde_json::to_writer(out, &float).map_err(|error| value_error(error.to_string()))
+    serde_json::to_writer(&mut out.bytes, &float).map_err(|error| value_error(error.to_string()))
 }
 
 static ENUM: Class = Class::new();

@@ -24,7 +24,8 @@ pub fn log(py: Python<'_>, level: Level, text: &str) {
 pub fn log_raised(py: Python<'_>, text: &str, error: &PyErr) {
     let logged = || -> PyResult<()> {
         let options = PyDict::new(py);
-        options.set_item("exc_info", error.value(py))?;
+        // `value` alone would have no traceback.
+        options.set_item("exc_info", error.clone_ref(py).into_value(py))?;
         let logger = py.import("logging")?.call_method1("getLogger", ("fanwire",))?;
         logger.call_method("error", ("fanwire: %s", text), Some(&options)).map(drop)
     };

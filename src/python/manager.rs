@@ -1,12 +1,12 @@
 //! `ConnectionManager`: what Python sees of `connections.rs`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PySet, PyTuple};
 
 use super::bridge;
@@ -47,26 +47,25 @@ const RELOADING: (u16, &str) = (1012, "Server reloading");
 ///     fanwire.errors.ConfigError: an option makes no sense.
 #[pyclass(frozen, subclass, dict, weakref, module = "fanwire._core")]
 pub struct ConnectionManager {
-    state: PyOnceLock<Arc<ManagerState>>,
+    state: OnceLock<Arc<ManagerState>>,
 }
 
 impl ConnectionManager {
-    pub fn state(&self, py: Python<'_>) -> PyResult<&Arc<ManagerState>> {
+    pub fn state(&self) -> PyResult<&Arc<ManagerState>> {
         let missing = || {
             PyRuntimeError::new_err("ConnectionManager.__init__() was not called by its subclass")
         };
-        self.state.get(py).ok_or_else(missing)
+        self.state.get().ok_or_else(missing)
     }
 
     fn send(
         &self,
-        py: Python<'_>,
         name: &'static str,
         id: PyBackedStr,
         to_user: bool,
         message: &Bound<'_, PyAny>,
     ) -> PyResult<Operation> {
-        let state = Arc::clone(self.state(py)?);
+        let state = Arc::clone(self.state()?);
         let text = encode::to_text(message)?;
         Ok(Operation::new(name, move |py| {
             let bridge = bridge::running(py)?;
@@ -89,7 +88,7 @@ impl ConnectionManager {
             on_drop=None, on_disconnect=None)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { state: PyOnceLock::new() }
+        Self { state: OnceLock::new() }
     }
 
     #[allow(clippy::too_many_arguments)] // keyword arguments of Python
@@ -121,26 +120,27 @@ impl ConnectionManager {
             on_drop: options::callback(py, "on_drop", on_drop)?,
             on_disconnect: options::callback(py, "on_disconnect", on_disconnect)?,
         };
-        self.state.get_or_try_init(py, || ManagerState::new(py, policy, options))?;
+        let state = ManagerState::new(py, policy, options)?;
+        self.state.get_or_init(|| state);
         Ok(())
     }
 
     /// User id to the set of that user's connections here.
     #[getter]
-    fn user_connections(&self, py: Python<'_>) -> PyResult<MapView> {
-        Ok(MapView::new(Arc::clone(self.state(py)?), Map::UserConnections))
+    fn user_connections(&self) -> PyResult<MapView> {
+        Ok(MapView::new(Arc::clone(self.state()?), Map::UserConnections))
     }
 
     /// Upload id to the set of ids of the users who watch it here.
     #[getter]
-    fn upload_subscribers(&self, py: Python<'_>) -> PyResult<MapView> {
-        Ok(MapView::new(Arc::clone(self.state(py)?), Map::UploadSubscribers))
+    fn upload_subscribers(&self) -> PyResult<MapView> {
+        Ok(MapView::new(Arc::clone(self.state()?), Map::UploadSubscribers))
     }
 
     /// User id to the set of ids of the uploads the user watches.
     #[getter]
-    fn user_subscriptions(&self, py: Python<'_>) -> PyResult<MapView> {
-        Ok(MapView::new(Arc::clone(self.state(py)?), Map::UserSubscriptions))
+    fn user_subscriptions(&self) -> PyResult<MapView> {
+        Ok(MapView::new(Arc::clone(self.state()?), Map::UserSubscriptions))
     }
 
     /// Registers a connection of a user at once. The same connection counts once.
@@ -154,7 +154,7 @@ impl ConnectionManager {
     ///     TypeError: the id is not a str, or the connection is not hashable.
     fn connect(&self, user_id: &str, websocket: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let py = websocket.py();
-        let state = self.state(py)?;
+        let state = self.state()?;
         let id = state.connect(user_id, websocket)?;
         // Where a loop runs it is the one that awaits this; where none does, that is seen then.
         if let Ok(bridge) = bridge::running(py) {
@@ -177,7 +177,7 @@ impl ConnectionManager {
     ///     websocket: the connection. It is not closed.
     fn disconnect(&self, user_id: &str, websocket: &Bound<'_, PyAny>) -> PyResult<Py<Ready>> {
         let py = websocket.py();
-        self.state(py)?.disconnect(user_id, websocket)?;
+        self.state()?.disconnect(user_id, websocket)?;
         Ready::get(py)
     }
 
@@ -192,7 +192,7 @@ impl ConnectionManager {
         user_id: &str,
         upload_id: &str,
     ) -> PyResult<Py<Ready>> {
-        self.state(py)?.router.subscribe(user_id, upload_id);
+        self.state()?.router.subscribe(user_id, upload_id);
         Ready::get(py)
     }
 
@@ -207,7 +207,7 @@ impl ConnectionManager {
         user_id: &str,
         upload_id: &str,
     ) -> PyResult<Py<Ready>> {
-        self.state(py)?.router.unsubscribe(user_id, upload_id);
+        self.state()?.router.unsubscribe(user_id, upload_id);
         Ready::get(py)
     }
 
@@ -225,7 +225,7 @@ impl ConnectionManager {
         user_id: PyBackedStr,
         message: &Bound<'_, PyAny>,
     ) -> PyResult<Operation> {
-        self.send(message.py(), "ConnectionManager.send_to_user", user_id, true, message)
+        self.send("ConnectionManager.send_to_user", user_id, true, message)
     }
 
     /// Sends to every connection of every user who watches an upload in this process, as
@@ -242,13 +242,7 @@ impl ConnectionManager {
         upload_id: PyBackedStr,
         message: &Bound<'_, PyAny>,
     ) -> PyResult<Operation> {
-        self.send(
-            message.py(),
-            "ConnectionManager.send_to_upload_subscribers",
-            upload_id,
-            false,
-            message,
-        )
+        self.send("ConnectionManager.send_to_upload_subscribers", upload_id, false, message)
     }
 
     /// The ids of the users who watch an upload here: a copy.
@@ -258,8 +252,7 @@ impl ConnectionManager {
         upload_id: PyBackedStr,
     ) -> PyResult<Bound<'py, PySet>> {
         let copy = |ids: Vec<&str>| ids.into_iter().map(String::from).collect::<Vec<_>>();
-        let ids =
-            self.state(py)?.router.inspect(|registry| registry.watchers(&upload_id).map(copy));
+        let ids = self.state()?.router.inspect(|registry| registry.watchers(&upload_id).map(copy));
         PySet::new(py, ids.unwrap_or_default())
     }
 
@@ -268,16 +261,26 @@ impl ConnectionManager {
     fn disconnect_all(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         let py = slf.py();
         let close_all = py.import("fanwire._closing")?.getattr("close_all")?;
-        let connections = TakeAll { state: Arc::clone(slf.get().state(py)?) };
+        let connections = TakeAll { state: Arc::clone(slf.get().state()?) };
         let closing = close_all.call1((connections, RELOADING.0, RELOADING.1, CLOSE_TIMEOUT))?;
         closing.setattr("__qualname__", "ConnectionManager.disconnect_all")?;
         Ok(closing.unbind())
     }
 
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.state.get().map_or(Ok(()), |state| ManagerState::traverse(state, &visit))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        if let Some(state) = self.state.get() {
+            drop(state.take_all(py));
+        }
+    }
+
     /// Counters and gauges of deliveries to local connections, by name.
     pub fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
-        add_stats(self.state(py)?, &stats)?;
+        add_stats(self.state()?, &stats)?;
         Ok(stats)
     }
 }
@@ -345,7 +348,7 @@ pub fn init_manager(
 ) -> PyResult<Py<ConnectionManager>> {
     let manager = py.get_type::<ConnectionManager>().call((), options)?;
     let manager = manager.cast_into::<ConnectionManager>()?;
-    router::set_current(Arc::clone(&manager.get().state(py)?.router));
+    router::set_current(Arc::clone(&manager.get().state()?.router));
     let old = CURRENT.lock().replace(manager.clone().unbind());
     drop(old); // without the lock: the end of its connections may run Python
     Ok(manager.unbind())
@@ -371,5 +374,5 @@ pub fn state_of(manager: &Bound<'_, PyAny>) -> PyResult<Arc<ManagerState>> {
             "manager must be a fanwire.ConnectionManager, not {kind}"
         )));
     };
-    manager.get().state(manager.py()).cloned()
+    manager.get().state().cloned()
 }

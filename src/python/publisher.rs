@@ -1,12 +1,12 @@
 //! `UploadProgressPublisher`: publishes through a broker, and forwards what others publish.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::broker::{Broker, BrokerOptions, publishing};
@@ -52,17 +52,17 @@ struct Inner {
 ///         `start()` and by publishing.
 #[pyclass(frozen, subclass, dict, weakref, module = "fanwire._core")]
 pub struct UploadProgressPublisher {
-    inner: PyOnceLock<Inner>,
+    inner: OnceLock<Inner>,
 }
 
 impl UploadProgressPublisher {
-    fn inner(&self, py: Python<'_>) -> PyResult<&Inner> {
+    fn inner(&self) -> PyResult<&Inner> {
         let missing = || {
             PyRuntimeError::new_err(
                 "UploadProgressPublisher.__init__() was not called by its subclass",
             )
         };
-        self.inner.get(py).ok_or_else(missing)
+        self.inner.get().ok_or_else(missing)
     }
 
     fn outgoing(
@@ -82,13 +82,13 @@ impl UploadProgressPublisher {
         message: &Bound<'_, PyAny>,
     ) -> PyResult<Operation> {
         let py = message.py();
-        let client = self.inner(py)?.broker.client(py)?;
+        let client = self.inner()?.broker.client(py)?;
         Ok(publishing(name, client, Self::outgoing(client, channel, message)?))
     }
 
     fn nowait(&self, channel: Box<str>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
         let py = message.py();
-        let client = self.inner(py)?.broker.client(py)?;
+        let client = self.inner()?.broker.client(py)?;
         let outgoing = Self::outgoing(client, channel, message)?;
         // Whoever only ever calls this has no event loop that would log an outage for it.
         logging::drain(py, &client.journal);
@@ -107,7 +107,7 @@ impl UploadProgressPublisher {
             subscribe_timeout_seconds=2.0)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { inner: PyOnceLock::new() }
+        Self { inner: OnceLock::new() }
     }
 
     #[allow(clippy::too_many_arguments)] // keyword arguments of Python
@@ -153,20 +153,20 @@ impl UploadProgressPublisher {
             broker: broker.make(py, sessions)?,
             manager: manager.map(manager::state_of).transpose()?,
         };
-        self.inner.get_or_init(py, || inner);
+        self.inner.get_or_init(|| inner);
         Ok(())
     }
 
     /// The broker's URL, its secrets masked.
     #[getter]
-    fn url(&self, py: Python<'_>) -> PyResult<&str> {
-        Ok(&self.inner(py)?.broker.shown_url)
+    fn url(&self) -> PyResult<&str> {
+        Ok(&self.inner()?.broker.shown_url)
     }
 
     /// Whether the listener runs: subscribed, or trying to be.
     #[getter]
-    fn running(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.inner(py)?.broker.is_running())
+    fn running(&self) -> PyResult<bool> {
+        Ok(self.inner()?.broker.is_running())
     }
 
     /// Starts to listen. A second call does nothing.
@@ -177,8 +177,8 @@ impl UploadProgressPublisher {
     /// Raises:
     ///     fanwire.errors.ConfigError: the URL makes no sense.
     ///     fanwire.errors.BrokerError: wrong password, no permission, or not a broker.
-    fn start(&self, py: Python<'_>) -> PyResult<Operation> {
-        let inner = self.inner(py)?;
+    fn start(&self) -> PyResult<Operation> {
+        let inner = self.inner()?;
         let router = inner.manager.as_ref().map(|manager| Arc::clone(&manager.router));
         let uploads = router.map_or(Uploads::Current, Uploads::Of);
         Ok(inner.broker.start("UploadProgressPublisher.start", uploads))
@@ -187,8 +187,8 @@ impl UploadProgressPublisher {
     /// Stops listening, lets out what waits to be published, and closes the broker connections; within
     /// 2 s, whatever the broker does. A second call does nothing. The application's connections stay
     /// open: `ConnectionManager.disconnect_all` closes them.
-    fn stop(&self, py: Python<'_>) -> PyResult<Operation> {
-        Ok(self.inner(py)?.broker.stop("UploadProgressPublisher.stop"))
+    fn stop(&self) -> PyResult<Operation> {
+        Ok(self.inner()?.broker.stop("UploadProgressPublisher.stop"))
     }
 
     /// Publishes to everybody who watches an upload, on any instance.
@@ -272,7 +272,7 @@ impl UploadProgressPublisher {
         topic: &Bound<'_, PyString>,
         handler: Py<PyAny>,
     ) -> PyResult<Operation> {
-        self.inner(py)?.broker.subscribe_topic(py, session_id, topic, handler)
+        self.inner()?.broker.subscribe_topic(py, session_id, topic, handler)
     }
 
     /// Ends a session's subscription to a topic: its handler is not called again.
@@ -281,19 +281,18 @@ impl UploadProgressPublisher {
     ///     session_id, topic: any str.
     fn unsubscribe_topic(
         &self,
-        py: Python<'_>,
         session_id: PyBackedStr,
         topic: PyBackedStr,
     ) -> PyResult<Operation> {
-        Ok(topics::unsubscribe(&self.inner(py)?.broker.sessions, session_id, topic))
+        Ok(topics::unsubscribe(&self.inner()?.broker.sessions, session_id, topic))
     }
 
     /// Ends all subscriptions of a session: none of its handlers is called again.
     ///
     /// Args:
     ///     session_id: any str.
-    fn unsubscribe_all(&self, py: Python<'_>, session_id: PyBackedStr) -> PyResult<Operation> {
-        Ok(topics::unsubscribe_all(&self.inner(py)?.broker.sessions, session_id))
+    fn unsubscribe_all(&self, session_id: PyBackedStr) -> PyResult<Operation> {
+        Ok(topics::unsubscribe_all(&self.inner()?.broker.sessions, session_id))
     }
 
     /// Broadcasts to every session that listens to a topic, on any instance, as
@@ -313,13 +312,13 @@ impl UploadProgressPublisher {
         message: &Bound<'_, PyAny>,
         except_session_id: Option<&str>,
     ) -> PyResult<Operation> {
-        self.inner(message.py())?.broker.broadcast(topic, message, except_session_id)
+        self.inner()?.broker.broadcast(topic, message, except_session_id)
     }
 
     /// Counters and gauges by name: of this publisher, of its manager's deliveries, and, under
     /// "topics", of its sessions.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let inner = self.inner(py)?;
+        let inner = self.inner()?;
         let stats = PyDict::new(py);
         inner.broker.add_stats(&stats)?;
         let current = || router::current()?.owner()?.downcast::<ManagerState>().ok();
@@ -332,8 +331,18 @@ impl UploadProgressPublisher {
         Ok(stats)
     }
 
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(format!("UploadProgressPublisher({:?})", self.inner(py)?.broker.shown_url))
+    fn __repr__(&self) -> PyResult<String> {
+        Ok(format!("UploadProgressPublisher({:?})", self.inner()?.broker.shown_url))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.inner.get().map_or(Ok(()), |inner| inner.broker.traverse(&visit))
+    }
+
+    fn __clear__(&self) {
+        if let Some(inner) = self.inner.get() {
+            inner.broker.sessions.clear();
+        }
     }
 }
 

@@ -1,18 +1,17 @@
 //! `RedisPubSub` and `MemoryPubSub`: what Python sees of `sessions.rs`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::broker::{Broker, BrokerOptions};
 use super::operation::{Operation, Step};
 use super::sessions::SessionsState;
 use super::topics::{self, SessionOptions};
-use crate::journal::Journal;
 use crate::supervise::Uploads;
 
 fn not_initialized(class: &str) -> PyErr {
@@ -44,12 +43,12 @@ fn not_initialized(class: &str) -> PyErr {
 ///         `start()`, `subscribe_topic()` and `broadcast()`.
 #[pyclass(frozen, subclass, dict, weakref, module = "fanwire._core")]
 pub struct RedisPubSub {
-    inner: PyOnceLock<Broker>,
+    inner: OnceLock<Broker>,
 }
 
 impl RedisPubSub {
-    fn inner(&self, py: Python<'_>) -> PyResult<&Broker> {
-        self.inner.get(py).ok_or_else(|| not_initialized("RedisPubSub"))
+    fn inner(&self) -> PyResult<&Broker> {
+        self.inner.get().ok_or_else(|| not_initialized("RedisPubSub"))
     }
 }
 
@@ -64,7 +63,7 @@ impl RedisPubSub {
             max_queued_messages=1024, max_queued_bytes=4194304, on_drop=None)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { inner: PyOnceLock::new() }
+        Self { inner: OnceLock::new() }
     }
 
     #[allow(clippy::too_many_arguments)] // keyword arguments of Python
@@ -100,26 +99,26 @@ impl RedisPubSub {
         };
         let sessions = SessionOptions { ordering, max_queued_messages, max_queued_bytes, on_drop };
         let broker = broker.make(py, sessions)?;
-        self.inner.get_or_init(py, || broker);
+        self.inner.get_or_init(|| broker);
         Ok(())
     }
 
     /// The broker's URL, its secrets masked.
     #[getter]
-    fn url(&self, py: Python<'_>) -> PyResult<&str> {
-        Ok(&self.inner(py)?.shown_url)
+    fn url(&self) -> PyResult<&str> {
+        Ok(&self.inner()?.shown_url)
     }
 
     /// What a channel's name has before the topic.
     #[getter]
-    fn channel_prefix(&self, py: Python<'_>) -> PyResult<&str> {
-        Ok(self.inner(py)?.prefix())
+    fn channel_prefix(&self) -> PyResult<&str> {
+        Ok(self.inner()?.prefix())
     }
 
     /// Whether the listener runs: subscribed, or trying to be.
     #[getter]
-    fn running(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.inner(py)?.is_running())
+    fn running(&self) -> PyResult<bool> {
+        Ok(self.inner()?.is_running())
     }
 
     /// Starts to listen. A second call does nothing.
@@ -130,14 +129,14 @@ impl RedisPubSub {
     /// Raises:
     ///     fanwire.errors.ConfigError: the URL makes no sense.
     ///     fanwire.errors.BrokerError: wrong password, no permission, or not a broker.
-    fn start(&self, py: Python<'_>) -> PyResult<Operation> {
-        Ok(self.inner(py)?.start("RedisPubSub.start", Uploads::Nobody))
+    fn start(&self) -> PyResult<Operation> {
+        Ok(self.inner()?.start("RedisPubSub.start", Uploads::Nobody))
     }
 
     /// Stops listening, lets out what waits to be published, and closes the broker connections; within
     /// 2 s, whatever the broker does. Subscriptions stay, for the next `start()`.
-    fn stop(&self, py: Python<'_>) -> PyResult<Operation> {
-        Ok(self.inner(py)?.stop("RedisPubSub.stop"))
+    fn stop(&self) -> PyResult<Operation> {
+        Ok(self.inner()?.stop("RedisPubSub.stop"))
     }
 
     /// Subscribes a session to a topic. Of two handlers for the same pair the later one wins.
@@ -161,7 +160,7 @@ impl RedisPubSub {
         topic: &Bound<'_, PyString>,
         handler: Py<PyAny>,
     ) -> PyResult<Operation> {
-        self.inner(py)?.subscribe_topic(py, session_id, topic, handler)
+        self.inner()?.subscribe_topic(py, session_id, topic, handler)
     }
 
     /// Ends a session's subscription to a topic: its handler is not called again. One that there is
@@ -171,19 +170,18 @@ impl RedisPubSub {
     ///     session_id, topic: any str.
     fn unsubscribe_topic(
         &self,
-        py: Python<'_>,
         session_id: PyBackedStr,
         topic: PyBackedStr,
     ) -> PyResult<Operation> {
-        Ok(topics::unsubscribe(&self.inner(py)?.sessions, session_id, topic))
+        Ok(topics::unsubscribe(&self.inner()?.sessions, session_id, topic))
     }
 
     /// Ends all subscriptions of a session: none of its handlers is called again.
     ///
     /// Args:
     ///     session_id: any str.
-    fn unsubscribe_all(&self, py: Python<'_>, session_id: PyBackedStr) -> PyResult<Operation> {
-        Ok(topics::unsubscribe_all(&self.inner(py)?.sessions, session_id))
+    fn unsubscribe_all(&self, session_id: PyBackedStr) -> PyResult<Operation> {
+        Ok(topics::unsubscribe_all(&self.inner()?.sessions, session_id))
     }
 
     /// Broadcasts to every session that listens to a topic, on any instance, this one included.
@@ -205,20 +203,30 @@ impl RedisPubSub {
         message: &Bound<'_, PyAny>,
         except_session_id: Option<&str>,
     ) -> PyResult<Operation> {
-        self.inner(message.py())?.broadcast(topic, message, except_session_id)
+        self.inner()?.broadcast(topic, message, except_session_id)
     }
 
     /// Counters and gauges by name.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
-        let inner = self.inner(py)?;
+        let inner = self.inner()?;
         inner.add_stats(&stats)?;
         inner.sessions.add_stats(&stats)?;
         Ok(stats)
     }
 
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(format!("RedisPubSub({:?})", self.inner(py)?.shown_url))
+    fn __repr__(&self) -> PyResult<String> {
+        Ok(format!("RedisPubSub({:?})", self.inner()?.shown_url))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.inner.get().map_or(Ok(()), |broker| broker.traverse(&visit))
+    }
+
+    fn __clear__(&self) {
+        if let Some(broker) = self.inner.get() {
+            broker.sessions.clear();
+        }
     }
 }
 
@@ -240,12 +248,12 @@ struct Memory {
 ///     fanwire.errors.ConfigError: an option makes no sense.
 #[pyclass(frozen, subclass, dict, weakref, module = "fanwire._core")]
 pub struct MemoryPubSub {
-    inner: PyOnceLock<Memory>,
+    inner: OnceLock<Memory>,
 }
 
 impl MemoryPubSub {
-    fn inner(&self, py: Python<'_>) -> PyResult<&Memory> {
-        self.inner.get(py).ok_or_else(|| not_initialized("MemoryPubSub"))
+    fn inner(&self) -> PyResult<&Memory> {
+        self.inner.get().ok_or_else(|| not_initialized("MemoryPubSub"))
     }
 }
 
@@ -258,7 +266,7 @@ impl MemoryPubSub {
             max_queued_messages=1024, max_queued_bytes=4194304, on_drop=None)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { inner: PyOnceLock::new() }
+        Self { inner: OnceLock::new() }
     }
 
     #[allow(clippy::too_many_arguments)] // keyword arguments of Python
@@ -278,20 +286,20 @@ impl MemoryPubSub {
     ) -> PyResult<()> {
         let most = super::options::at_least_one(py, "max_message_bytes", max_message_bytes)?;
         let sessions = SessionOptions { ordering, max_queued_messages, max_queued_bytes, on_drop };
-        let sessions = sessions.make(py, None, &Arc::<Journal>::default())?;
-        self.inner.get_or_init(py, || Memory { sessions, max_json_bytes: json.then_some(most) });
+        let sessions = sessions.make(py, None)?;
+        self.inner.get_or_init(|| Memory { sessions, max_json_bytes: json.then_some(most) });
         Ok(())
     }
 
     /// Does nothing: there is nobody to connect to.
-    fn start(&self, py: Python<'_>) -> PyResult<Operation> {
-        self.inner(py)?;
+    fn start(&self) -> PyResult<Operation> {
+        self.inner()?;
         Ok(Operation::new("MemoryPubSub.start", |_| Ok(Step::Done)))
     }
 
     /// Does nothing. Subscriptions stay.
-    fn stop(&self, py: Python<'_>) -> PyResult<Operation> {
-        self.inner(py)?;
+    fn stop(&self) -> PyResult<Operation> {
+        self.inner()?;
         Ok(Operation::new("MemoryPubSub.stop", |_| Ok(Step::Done)))
     }
 
@@ -311,7 +319,7 @@ impl MemoryPubSub {
         topic: &Bound<'_, PyString>,
         handler: Py<PyAny>,
     ) -> PyResult<Operation> {
-        topics::subscribe(py, &self.inner(py)?.sessions, None, session_id, topic, handler)
+        topics::subscribe(py, &self.inner()?.sessions, None, session_id, topic, handler)
     }
 
     /// Ends a session's subscription to a topic: its handler is not called again. One that there is
@@ -321,19 +329,18 @@ impl MemoryPubSub {
     ///     session_id, topic: any str.
     fn unsubscribe_topic(
         &self,
-        py: Python<'_>,
         session_id: PyBackedStr,
         topic: PyBackedStr,
     ) -> PyResult<Operation> {
-        Ok(topics::unsubscribe(&self.inner(py)?.sessions, session_id, topic))
+        Ok(topics::unsubscribe(&self.inner()?.sessions, session_id, topic))
     }
 
     /// Ends all subscriptions of a session: none of its handlers is called again.
     ///
     /// Args:
     ///     session_id: any str.
-    fn unsubscribe_all(&self, py: Python<'_>, session_id: PyBackedStr) -> PyResult<Operation> {
-        Ok(topics::unsubscribe_all(&self.inner(py)?.sessions, session_id))
+    fn unsubscribe_all(&self, session_id: PyBackedStr) -> PyResult<Operation> {
+        Ok(topics::unsubscribe_all(&self.inner()?.sessions, session_id))
     }
 
     /// Broadcasts to every session that listens to a topic.
@@ -352,14 +359,25 @@ impl MemoryPubSub {
         message: &Bound<'_, PyAny>,
         except_session_id: Option<PyBackedStr>,
     ) -> PyResult<Operation> {
-        let Memory { sessions, max_json_bytes } = self.inner(message.py())?;
+        let Memory { sessions, max_json_bytes } = self.inner()?;
         topics::broadcast_here(sessions, *max_json_bytes, topic, message, except_session_id)
     }
 
     /// Counters and gauges by name.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
-        self.inner(py)?.sessions.add_stats(&stats)?;
+        self.inner()?.sessions.add_stats(&stats)?;
         Ok(stats)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let memory = self.inner.get();
+        memory.map_or(Ok(()), |memory| SessionsState::traverse(&memory.sessions, &visit))
+    }
+
+    fn __clear__(&self) {
+        if let Some(memory) = self.inner.get() {
+            memory.sessions.clear();
+        }
     }
 }

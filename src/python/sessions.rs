@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -142,6 +143,27 @@ impl SessionsState {
         let old: Vec<_> = ended.into_iter().filter_map(|id| self.take_handler(id)).collect();
         drop(old); // without the lock
         self.flush_soon(py, &bridge::running(py)?)
+    }
+
+    /// For the garbage collector: handlers may know the object they are subscribed with. Only where
+    /// nobody else has this: then it ends with that object.
+    pub fn traverse(slf: &Arc<Self>, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if Arc::strong_count(slf) > 1 {
+            return Ok(());
+        }
+        let Some(handlers) = slf.handlers.try_lock() else { return Ok(()) };
+        for (_, handler) in handlers.iter().flatten() {
+            visit.call(&handler.call)?;
+            visit.call(&handler.context)?;
+            visit.call(&handler.options)?;
+        }
+        visit.call(slf.options.on_drop.as_ref())
+    }
+
+    /// Lets go of all handlers.
+    pub fn clear(&self) {
+        let handlers = std::mem::take(&mut *self.handlers.lock());
+        drop(handlers); // without the lock
     }
 
     fn take_handler(&self, id: SubscriptionId) -> Option<Handler> {

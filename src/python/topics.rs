@@ -17,7 +17,6 @@ use super::options;
 use super::sessions::{Options, SessionsState};
 use crate::client::Client;
 use crate::coalesce::{Class, Coalescer};
-use crate::journal::Journal;
 use crate::lane::{LaneLimits, Overflow};
 use crate::message::{Message, Object, Outgoing, Payload};
 use crate::post::Reply;
@@ -37,12 +36,12 @@ pub struct SessionOptions<'a> {
 }
 
 impl SessionOptions<'_> {
-    /// Sessions of a broker's topics (with the prefix of their channels), or of this process alone.
+    /// Sessions of a broker's topics (with the prefix of their channels and what is to be asked for), or
+    /// of this process alone.
     pub fn make(
         self,
         py: Python<'_>,
-        prefix: Option<&str>,
-        journal: &Arc<Journal>,
+        broker: Option<(&str, Wishes)>,
     ) -> PyResult<Arc<SessionsState>> {
         let limits = LaneLimits {
             messages: options::at_least_one(py, "max_queued_messages", self.max_queued_messages)?,
@@ -56,8 +55,8 @@ impl SessionOptions<'_> {
             time_slice: TIME_SLICE,
             on_drop: options::callback(py, "on_drop", self.on_drop)?,
         };
-        let wishes = || Wishes::new(Arc::clone(journal));
-        let channels = prefix.map(|prefix| Channels { prefix: prefix.into(), wishes: wishes() });
+        let channels = broker
+            .map(|(prefix, wishes)| Channels { prefix: prefix.into(), wishes: Arc::new(wishes) });
         Ok(SessionsState::new(policy, channels, options))
     }
 }

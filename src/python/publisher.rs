@@ -9,6 +9,7 @@ use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::answer::Answer;
 use super::bridge;
 use super::connections::ManagerState;
 use super::encode;
@@ -91,24 +92,18 @@ impl UploadProgressPublisher {
         Ok(Outgoing { channel, payload: payload.into() })
     }
 
-    fn publish(
-        &self,
-        name: &'static str,
-        channel: Box<str>,
-        message: &Bound<'_, PyAny>,
-    ) -> PyResult<Operation> {
-        let client = self.client(message.py())?;
+    fn publish(&self, channel: Box<str>, message: &Bound<'_, PyAny>) -> PyResult<Py<Answer>> {
+        let py = message.py();
+        let client = self.client(py)?;
         let outgoing = Self::outgoing(&client, channel, message)?;
         let doing = if client.is_strict() { Doing::Publishing } else { Doing::Tolerating };
-        Ok(Operation::new(name, move |py| {
-            let bridge = bridge::running(py)?;
-            let (future, token) = bridge.wait(py, doing)?;
-            let reply = Reply::new(Arc::clone(&bridge.mailbox), token);
-            if let Some(outbox) = client.publish(outgoing, reply) {
-                bridge.flush_soon(py, outbox)?;
-            }
-            Ok(Step::Wait(future))
-        }))
+        let bridge = bridge::running(py)?;
+        let (answer, token) = bridge.wait(py, doing)?;
+        let reply = Reply::new(Arc::clone(&bridge.mailbox), token);
+        if let Some(outbox) = client.publish(outgoing, reply) {
+            bridge.flush_soon(py, outbox)?;
+        }
+        Ok(answer)
     }
 
     fn nowait(&self, channel: Box<str>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -245,12 +240,8 @@ impl UploadProgressPublisher {
         &self,
         upload_id: PyBackedStr,
         message: &Bound<'_, PyAny>,
-    ) -> PyResult<Operation> {
-        self.publish(
-            "UploadProgressPublisher.publish_progress",
-            channel::of_upload(&upload_id),
-            message,
-        )
+    ) -> PyResult<Py<Answer>> {
+        self.publish(channel::of_upload(&upload_id), message)
     }
 
     /// Publishes to every connection of a user, on any instance.
@@ -265,8 +256,8 @@ impl UploadProgressPublisher {
         &self,
         user_id: PyBackedStr,
         message: &Bound<'_, PyAny>,
-    ) -> PyResult<Operation> {
-        self.publish("UploadProgressPublisher.publish_to_user", channel::of_user(&user_id), message)
+    ) -> PyResult<Py<Answer>> {
+        self.publish(channel::of_user(&user_id), message)
     }
 
     /// Queues a message for an upload without waiting; for hot loops and for code without an event loop.

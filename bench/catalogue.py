@@ -15,6 +15,7 @@ AS_THE_REFERENCE = "as the reference: its listener feeds the reference's maps"
 NO_MAPS_ALONE = "cannot: subscribing is a call to Redis, there are no maps alone"
 NO_NOWAIT = "cannot: no such call"
 MODELS_ONLY = "cannot: messages are models"
+NO_TOPICS = "not measured: no backend for PyView's topics"
 GROWS_AT_REDIS = "not measured: a million subscriptions are a million SUBSCRIBE calls"
 
 
@@ -34,6 +35,7 @@ class Entry:
 
 
 _LISTENERS_CANNOT = {
+    "topics": NO_TOPICS,
     "maps": AS_THE_REFERENCE,
     "memory": AS_THE_REFERENCE,
     "growth": AS_THE_REFERENCE,
@@ -43,6 +45,7 @@ _LISTENERS_CANNOT = {
     "idle": "not measured",
 }
 _PER_CHANNEL_CANNOT = {
+    "topics": NO_TOPICS,
     "maps": NO_MAPS_ALONE,
     "growth": GROWS_AT_REDIS,
     "publish_nowait": NO_NOWAIT,
@@ -62,7 +65,9 @@ _ENTRIES = (
         ("redis", "hiredis"),
         rounds=5,
         cannot=_REFERENCE_CANNOT,
-        notes="dicts of sets, redis-py with hiredis, a listener that polls `get_message`",
+        notes="dicts of sets, redis-py with hiredis, a listener that polls `get_message`. For "
+        "topics the backend of PyView's guide, written anew: `listen()`, a Task for each call of a "
+        "handler; its listener starts after the first subscription, or it would stay deaf",
     ),
     Entry(
         "fanwire_uvloop",

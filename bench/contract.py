@@ -1,10 +1,11 @@
 """What a contender and a workload are, and what passes between them.
 
 A contender is an entry in `catalogue.py` and a file in `contenders/` with `build(url)`.
-A workload is a file in `workloads/` with NAME, TITLE, ROWS and `run(session)`.
+A workload is a file in `workloads/` with NAME, TITLE, ROWS and `run(session)`, or one of several
+objects with these in a file's WORKLOADS.
 """
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,8 +20,12 @@ __all__ = [
     "Publisher",
     "Row",
     "Session",
-    "WorkloadModule",
+    "TopicHandler",
+    "Topics",
+    "Workload",
 ]
+
+TopicHandler = Callable[[str, Any], Coroutine[Any, Any, None]]
 
 
 class Manager(Protocol):
@@ -36,6 +41,16 @@ class Publisher(Protocol):
     def publish_progress(self, upload_id: str, message: Any) -> Awaitable[None]: ...
 
 
+class Topics(Protocol):
+    """A backend for PyView's topics, on Redis."""
+
+    def start(self) -> Awaitable[None]: ...
+    def subscribe_topic(
+        self, session_id: str, topic: str, handler: TopicHandler
+    ) -> Awaitable[None]: ...
+    def unsubscribe_all(self, session_id: str) -> Awaitable[None]: ...
+
+
 @dataclass(frozen=True)
 class Contender:
     """One side, built and not started. Workloads call its parts directly: no adapter in between."""
@@ -46,6 +61,8 @@ class Contender:
     wire: Wire | None = None
     # Whether it gets every message, or Redis keeps from it what nobody here watches.
     hears_all: bool = True
+    # Makes its backend for topics, with the prefix that PyView's guide has.
+    topics: Callable[[], Topics] | None = None
 
 
 class ContenderModule(Protocol):
@@ -71,7 +88,7 @@ class Session:
         return count // self.divisor
 
 
-class WorkloadModule(Protocol):
+class Workload(Protocol):
     NAME: str
     TITLE: str
     ROWS: tuple[Row, ...]

@@ -71,6 +71,14 @@ BARS: Mapping[str, tuple[str, Sequence[Panel]]] = {
             ("50 at once: a second (more is better)", "publish_50", "per_second", None),
         ),
     ),
+    "topics": (
+        "sessions with topics: CPU each, µs (log scale; less is better)",
+        (
+            ("message: 1,000 topics, a session each", "topics", "topic_cpu_us", None),
+            ("call: one topic, 1,000 sessions", "topics", "session_cpu_us", None),
+            ("the same, 20 messages at once", "topics", "burst_cpu_us", None),
+        ),
+    ),
     "end_to_end": (
         "uvicorn and 200 WebSocket clients: publish to client, p99, ms (log scale; less is better)",
         (
@@ -96,6 +104,7 @@ PLACES = {
     "fanout": "fanout",
     "responsiveness": "responsiveness",
     "publish": "publish_serial",
+    "topics": "topics",
     "end_to_end": "end_to_end",
     "memory": "memory",
     "growth": "growth",
@@ -111,7 +120,11 @@ def draw_all(report: Report, folder: Path) -> dict[str, str]:
     """Workload to the plot's path beside the folder's parent."""
     folder.mkdir(parents=True, exist_ok=True)
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figures = {name: _bars(report, *description) for name, description in BARS.items()}
+    figures = {
+        name: _bars(report, title, panels)
+        for name, (title, panels) in BARS.items()
+        if any(workload in report.workloads for _, workload, *_ in panels)
+    }
     figures["growth"] = _growth(report)
     plots = {}
     for name, figure in figures.items():

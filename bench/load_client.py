@@ -57,8 +57,17 @@ class LoadClient:
 
     async def published(self) -> int:
         """How many PUBLISH commands Redis has run since it started."""
-        calls: int = (await self._ask({"op": "published"}))["calls"]
+        return await self.calls("publish")
+
+    async def calls(self, command: str) -> int:
+        """How often Redis has run a command since it started."""
+        calls: int = (await self._ask({"op": "calls", "command": command}))["calls"]
         return calls
+
+    async def until_channels(self, count: int) -> int:
+        """Waits until Redis has so many channels with subscribers; when, on the load's clock."""
+        at_ns: int = (await self._ask({"op": "until_channels", "count": count}))["at_ns"]
+        return at_ns
 
     async def pin(self, cores: set[int]) -> None:
         """Redis and the load generator run on these cores alone, until told otherwise."""

@@ -7,7 +7,8 @@ Takes one JSON request per line on a Unix socket, answers one line each:
         -> {"started_ns", "ended_ns", "heard", "redis_seconds": CPU that Redis used meanwhile}
     {"op": "until_heard"}: repeats what is prepared   -> {"tries": n}
     {"op": "pin", "cores": [...]}: itself and Redis run on these alone
-    {"op": "published"}                               -> {"calls": n}, of all since the start
+    {"op": "calls", "command": "publish"}             -> {"calls": n}, of all since the start
+    {"op": "until_channels", "count": n}: Redis has so many with subscribers   -> {"at_ns"}
 The clock is CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
@@ -25,6 +26,7 @@ from commands import publish_commands
 
 HEARD_SECONDS = 10.0
 TICK_SECONDS = 0.001
+LOOK_SECONDS = 0.0002
 
 
 class Redis:
@@ -52,6 +54,13 @@ class Redis:
         """How often Redis has run a command since it started."""
         found = re.search(rf"cmdstat_{command}:calls=(\d+)", self._info("commandstats"))
         return int(found[1]) if found else 0
+
+    def channels(self) -> int:
+        """How many channels have a subscriber; patterns do not count."""
+        found = re.search(r"pubsub_channels:(\d+)", self._info("stats"))
+        if found is None:
+            raise ConnectionError("Redis did not tell its channels")
+        return int(found[1])
 
     def cpu_seconds(self) -> float:
         """How much CPU Redis has used, user and system."""
@@ -141,8 +150,16 @@ class Load:
                 os.sched_setaffinity(int(thread.name), cores)
         return {}
 
-    def published(self) -> dict[str, Any]:
-        return {"calls": self._redis.calls_of("publish")}
+    def calls(self, command: str) -> dict[str, Any]:
+        return {"calls": self._redis.calls_of(command)}
+
+    def until_channels(self, count: int) -> dict[str, Any]:
+        deadline = time.monotonic() + HEARD_SECONDS
+        while (there := self._redis.channels()) != count:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{there} of {count} channels after {HEARD_SECONDS:g} s")
+            time.sleep(LOOK_SECONDS)
+        return {"at_ns": time.monotonic_ns()}
 
     def _write_paced(self, rate: float) -> None:
         started = time.monotonic()

@@ -38,7 +38,7 @@ fn decode(c: &mut Criterion) {
     group.bench_function("fanwire", |b| {
         b.iter(|| {
             let mut at = 0;
-            while let Ok(Some((Event::Message(inbound), size))) = resp::read(&bytes[at..]) {
+            while let Ok(Some((Event::Matching(inbound), size))) = resp::read(&bytes[at..]) {
                 black_box(inbound);
                 at += size;
             }

@@ -2,10 +2,10 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from catalogue import ENTRIES
-from contract import ContenderModule, WorkloadModule
+from contract import ContenderModule, Workload
 
 HERE = Path(__file__).parent
 
@@ -21,12 +21,15 @@ WORKLOADS_FIRST = (
     "publish_50_gather",
     "publish_50_dict",
     "publish_nowait",
+    "topics",
     "end_to_end",
     "memory",
     "growth",
     "maps",
     "idle",
 )
+# Workloads in a file of another name.
+FILES = {"watched_2": "watched"}
 
 
 def contender_names() -> list[str]:
@@ -34,7 +37,7 @@ def contender_names() -> list[str]:
 
 
 def workload_names() -> list[str]:
-    found = {path.stem for path in (HERE / "workloads").glob("[!_]*.py")}
+    found = {path.stem for path in (HERE / "workloads").glob("[!_]*.py")} | FILES.keys()
     return [name for name in WORKLOADS_FIRST if name in found] + sorted(
         found.difference(WORKLOADS_FIRST)
     )
@@ -44,5 +47,8 @@ def contender(name: str) -> ContenderModule:
     return cast("ContenderModule", import_module(f"contenders.{name}"))
 
 
-def workload(name: str) -> WorkloadModule:
-    return cast("WorkloadModule", import_module(f"workloads.{name}"))
+def workload(name: str) -> Workload:
+    module: Any = import_module(f"workloads.{FILES.get(name, name)}")
+    offered: tuple[Workload, ...] = getattr(module, "WORKLOADS", (module,))
+    (found,) = [each for each in offered if name == each.NAME]
+    return found

@@ -15,6 +15,7 @@ use crate::outbox::{Item, Outbox};
 use crate::post::{LoopMailbox, Post, Reply};
 use crate::router::Router;
 use crate::stats::ClientStats;
+use crate::supervise::Uploads;
 use crate::{publish, runtime, supervise};
 
 /// How long `stop` lets what was published go out. Together with everything else `stop` does, well
@@ -45,6 +46,7 @@ pub struct Client {
     url: BrokerUrl,
     limits: Limits,
     strict: bool,
+    topics: Arc<Router>,
     process: Mutex<PerProcess>,
     /// Counters.
     pub stats: Arc<ClientStats>,
@@ -53,11 +55,18 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that has not connected.
-    pub fn new(url: BrokerUrl, limits: Limits, strict: bool) -> Self {
+    /// A client that has not connected. Messages of topics go to `topics`; lines to `journal`, which
+    /// the router of the topics may share.
+    pub fn new(
+        url: BrokerUrl,
+        limits: Limits,
+        strict: bool,
+        topics: Arc<Router>,
+        journal: Arc<Journal>,
+    ) -> Self {
         let process =
             Mutex::new(PerProcess { generation: runtime::generation(), ..PerProcess::default() });
-        Self { url, limits, strict, process, stats: Arc::default(), journal: Arc::default() }
+        Self { url, limits, strict, topics, process, stats: Arc::default(), journal }
     }
 
     /// The broker's URL as it may be shown.
@@ -109,7 +118,7 @@ impl Client {
 
     /// Starts to listen. `reply` is answered after the first attempt to subscribe, at once if the
     /// listener runs already.
-    pub fn start(&self, router: Option<Arc<Router>>, home: Arc<LoopMailbox>, reply: Reply) {
+    pub fn start(&self, uploads: Uploads, home: Arc<LoopMailbox>, reply: Reply) {
         let mut process = self.process();
         if process.listener.as_ref().is_some_and(Listener::is_alive) {
             drop(process);
@@ -121,7 +130,8 @@ impl Client {
         let job = supervise::Job {
             url: self.url.clone(),
             limits: self.limits,
-            router,
+            uploads,
+            topics: Arc::clone(&self.topics),
             home: Arc::clone(&home),
             stats: Arc::clone(&self.stats),
             journal: Arc::clone(&self.journal),
@@ -157,11 +167,16 @@ impl Client {
             reply.complete(Ok(()));
             return;
         }
-        let stats = Arc::clone(&self.stats);
+        let (stats, topics) = (Arc::clone(&self.stats), Arc::clone(&self.topics));
         let stopping = runtime::spawn(async move {
             if let Some(listener) = listener {
                 listener.task.abort();
                 drop(listener.task.await); // ended or aborted, both are what was asked for
+                if let Some(channels) = topics.channels() {
+                    let _gate = runtime::gate();
+                    channels.wishes.start_over();
+                    channels.wishes.abandon();
+                }
             }
             if let Some(publishing) = publishing {
                 outbox.flush();
@@ -177,6 +192,20 @@ impl Client {
             reply.complete(Ok(()));
         });
         drop(stopping); // it runs on by itself; an error has answered the reply already
+    }
+
+    /// Answers `reply` when the broker has confirmed the subscription to a channel, or cannot be waited
+    /// for any longer. The listener is to be told of the wish first.
+    pub fn wait_for(&self, channel: &str, reply: Reply) {
+        let Some(channels) = self.topics.channels() else { return reply.complete(Ok(())) };
+        if self.is_running() {
+            channels.wishes.wait(channel, self.limits.subscribe_timeout, reply);
+            return;
+        }
+        let text = "subscribed while not started: nothing is received before start()";
+        self.journal.add(Level::Warning, text.into());
+        reply.mailbox().post(Post::Journal(Arc::clone(&self.journal)));
+        reply.complete(Ok(()));
     }
 
     /// Whether a listener runs in this process.

@@ -131,6 +131,8 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// Time for the broker to answer a batch of publishes.
     pub publish_timeout: Duration,
+    /// Time for which a subscription to a topic is waited for.
+    pub subscribe_timeout: Duration,
     /// The largest payload a publish accepts, in bytes.
     pub max_message_bytes: usize,
     /// How many messages `publish_nowait` lets wait.
@@ -144,6 +146,7 @@ impl Default for Limits {
         Self {
             connect_timeout: Duration::from_secs(2),
             publish_timeout: Duration::from_secs(2),
+            subscribe_timeout: Duration::from_secs(2),
             max_message_bytes: 1 << 20,
             max_pending_messages: 10_000,
             max_pending_bytes: 16 << 20,

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use crate::coalesce::Class;
 use crate::message::Payload;
 use crate::post::Reply;
+use crate::topics::SubscriptionId;
 
 /// Names a lane. The generation tells a lane from an older one that had the same index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +79,8 @@ pub struct Entry {
     pub payload: Payload,
     /// Answered when the last entry that shares it is gone, however it went.
     pub ticket: Option<Arc<Reply>>,
+    /// The subscription through which it came to a session's lane.
+    pub subscription: Option<SubscriptionId>,
     /// That of the payload, here so that a search need not follow pointers.
     stream: Option<NonZeroU64>,
 }
@@ -86,7 +89,12 @@ impl Entry {
     /// A message for one lane.
     pub fn new(payload: Payload, ticket: Option<Arc<Reply>>) -> Self {
         let stream = payload.class.stream;
-        Self { payload, ticket, stream }
+        Self { payload, ticket, subscription: None, stream }
+    }
+
+    /// A message for a session.
+    pub fn of(subscription: SubscriptionId, payload: Payload) -> Self {
+        Self { subscription: Some(subscription), ..Self::new(payload, None) }
     }
 }
 

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::lane::{Entry, Lane, LaneId, LaneLimits, Overflow, State};
 use crate::post::{Bell, LoopMailbox};
+use crate::topics::SubscriptionId;
 
 /// An event loop, and what waits for it.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ struct Slot {
     seen: Option<Instant>,
     /// Whether the loop was told and has not yet found `ready` and `notices` empty.
     told: bool,
+    /// Whether it holds up other loops, since it last took something.
+    stuck: bool,
 }
 
 impl Slot {
@@ -35,6 +38,7 @@ impl Slot {
             notices: Vec::new(),
             seen: None,
             told: false,
+            stuck: false,
         }
     }
 
@@ -73,6 +77,8 @@ pub enum Notice {
     GivenUp(LaneId, GaveUp, usize),
     /// So many messages were dropped from a lane to make room.
     Dropped(LaneId, usize),
+    /// The broker refused a subscription, and it has ended.
+    Refused(SubscriptionId),
 }
 
 #[derive(Debug)]
@@ -172,7 +178,8 @@ impl Lanes {
             Some(entry) => lane.is_full_for(entry.payload.text.len(), limits),
             None => lane.is_over(limits), // it is larger than the older one
         } {
-            if !lane.is_slow(self.slots[lane.slot].seen) {
+            let slot = &self.slots[lane.slot];
+            if !slot.stuck && !lane.is_slow(slot.seen) {
                 if !std::mem::replace(&mut lane.listed, true) {
                     self.behind.push(id);
                 }
@@ -226,8 +233,8 @@ impl Lanes {
         behind.retain(|id| {
             let Some(lane) = self.get(*id) else { return false };
             let (is_full, slot) = (lane.is_full_for(0, halved), lane.slot);
-            let seen = self.slots[slot].seen;
-            let is_slow = self.get(*id).is_some_and(|lane| lane.is_slow(seen));
+            let Slot { seen, stuck, .. } = self.slots[slot];
+            let is_slow = stuck || self.get(*id).is_some_and(|lane| lane.is_slow(seen));
             let is_behind = is_full && !is_slow && !self.slots[slot].mailbox.is_closed();
             if !is_behind && let Some(lane) = self.get(*id) {
                 lane.listed = false;
@@ -238,14 +245,25 @@ impl Lanes {
         !self.behind.is_empty()
     }
 
-    /// The lanes that are behind, if there are loops which are not, and which they hold up.
-    pub fn hold_up_others(&mut self) -> Vec<LaneId> {
+    /// The lanes that are behind and are to be given up for it, if there are loops which are not
+    /// behind, and which they hold up. Where the oldest message makes room, none is given up: it does
+    /// so from now on.
+    pub fn hold_up_others(&mut self, policy: Overflow) -> Vec<LaneId> {
         let stuck: Vec<usize> =
             self.behind.iter().map(|id| self.all[id.index as usize].slot).collect();
         let others = self.slots.iter().enumerate().any(|(index, slot)| {
             slot.bound > 0 && !slot.mailbox.is_closed() && !stuck.contains(&index)
         });
-        if others { std::mem::take(&mut self.behind) } else { Vec::new() }
+        if !others {
+            return Vec::new();
+        }
+        if policy == Overflow::DropOldest {
+            for slot in stuck {
+                self.slots[slot].stuck = true;
+            }
+            return Vec::new();
+        }
+        std::mem::take(&mut self.behind)
     }
 
     /// Moves a lane whose loop is gone to `home`. False if it has no living loop then.
@@ -288,6 +306,7 @@ impl Lanes {
         taken: &mut Vec<(LaneId, Entry)>,
     ) {
         let Some(slot) = self.find_slot(mailbox) else { return };
+        self.slots[slot].stuck = false;
         while taken.len() < most {
             let Some(id) = self.slots[slot].ready.pop_front() else { break };
             let Some(lane) = self.get(id) else { continue };
@@ -362,6 +381,26 @@ impl Lanes {
             self.make_ready(id.index);
         }
         None
+    }
+
+    /// Puts a message that was taken back to the front of its lane, whose turn is about to end.
+    /// Returned if the lane is gone.
+    pub fn unread(&mut self, id: LaneId, entry: Entry) -> Option<Entry> {
+        let Some(lane) = self.get(id) else { return Some(entry) };
+        lane.unpop(entry);
+        None
+    }
+
+    /// Has a lane's loop told of something.
+    pub fn notify(&mut self, id: LaneId, notice: Notice) {
+        if let Some(slot) = self.get(id).map(|lane| lane.slot) {
+            self.slots[slot].notices.push(notice);
+        }
+    }
+
+    /// Whether somebody has one of the lane's messages in hand.
+    pub fn is_in_hand(&mut self, id: LaneId) -> bool {
+        self.get(id).is_some_and(|lane| matches!(lane.state, State::Sending | State::Suspended))
     }
 
     /// Forgets that a loop was told, because nobody there is at work any more.

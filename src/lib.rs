@@ -10,8 +10,11 @@
 //!   |-- publish     the publisher's task: outbox -> broker -> replies
 //!   |-- outbox      what waits to be published
 //!   |-- broker/     one contract; memory, redis/{connect,link,listening,resp}
-//! router        who is a message for, and into their lanes
+//! router        who is a message for, and into their lanes; sessions: the same for topics
 //!   |-- registry    who is connected, who watches what
+//!   |-- topics      which session listens to which topic
+//!   |-- wishes      which channels are wanted by name, and which are confirmed
+//!   |-- coalesce, pointer   which message may take the place of an older one
 //!   |-- lanes, lane a bounded queue for each subscriber; which of them are ready, for each loop
 //! post, mailbox what crosses from an I/O thread to an event loop, and the flag that wakes it
 //! runtime       the I/O thread of this process, and forks
@@ -40,8 +43,11 @@ pub mod publish;
 pub mod registry;
 pub mod router;
 pub mod runtime;
+pub mod sessions;
 pub mod stats;
 pub mod supervise;
+pub mod topics;
+pub mod wishes;
 
 #[cfg(feature = "python")]
 mod python;

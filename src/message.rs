@@ -1,10 +1,14 @@
 //! A message on its way in, and one on its way out.
 
+use std::any::Any;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use crate::coalesce::Class;
 
@@ -17,6 +21,17 @@ pub struct Message {
     pub received: Instant,
     /// What it is, for coalescing.
     pub class: Class,
+    /// An object of the binding that travels inside this process in place of the text.
+    pub object: Option<Object>,
+}
+
+/// Something of the binding's, which alone knows what it is.
+pub struct Object(pub Box<dyn Any + Send + Sync>);
+
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Object")
+    }
 }
 
 /// A shared [`Message`].
@@ -25,7 +40,36 @@ pub type Payload = Arc<Message>;
 impl Message {
     /// A message that arrives now.
     pub fn new(text: impl Into<Box<str>>, class: Class) -> Payload {
-        Arc::new(Self { text: text.into(), received: Instant::now(), class })
+        Arc::new(Self { text: text.into(), received: Instant::now(), class, object: None })
+    }
+
+    /// An object for sessions of this process.
+    pub fn of(object: Object) -> Payload {
+        let (text, class) = ("".into(), Class::default());
+        Arc::new(Self { text, received: Instant::now(), class, object: Some(object) })
+    }
+}
+
+/// What is published for a topic: `{"topic":…,"message":…}`, and perhaps for whom it is not.
+#[derive(Debug, Deserialize)]
+pub struct Envelope<'a> {
+    /// The message, as JSON.
+    #[serde(borrow)]
+    pub message: &'a RawValue,
+    /// The session that is not to get it.
+    #[serde(borrow, default)]
+    pub except: Option<Cow<'a, str>>,
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads an envelope; the error says what is wrong with it.
+    pub fn parse(payload: &'a [u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(payload).map_err(|_| "is not UTF-8".to_owned())?;
+        // An array would do as well for what reads it.
+        if !text.trim_start().starts_with('{') {
+            return Err("is no topic message: not an object".into());
+        }
+        serde_json::from_str(text).map_err(|error| format!("is no topic message: {error}"))
     }
 }
 
@@ -51,6 +95,21 @@ mod tests {
 
     fn check_json_text(text: &str) -> bool {
         check_json(text.as_bytes()).is_ok()
+    }
+
+    #[test]
+    fn envelopes_give_the_message_as_it_is() {
+        let parse = |text: &'static str| Envelope::parse(text.as_bytes());
+        let envelope = parse(r#"{"topic":"t","message": {"a": [1, 2e400]} ,"x":[]}"#).unwrap();
+        assert_eq!((envelope.message.get(), envelope.except), (r#"{"a": [1, 2e400]}"#, None));
+        let others = parse(r#"{"except":"a\n","message":null}"#).unwrap();
+        assert_eq!((others.message.get(), others.except.as_deref()), ("null", Some("a\n")));
+        let bad =
+            ["", "[]", "{}", "1", r#"{"topic":"t"}"#, r#"{"message":1"#, r#"{"message":NaN}"#];
+        for bad in bad {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        assert!(Envelope::parse(b"\xff").unwrap_err().contains("UTF-8"));
     }
 
     #[test]

@@ -12,14 +12,14 @@ use hashbrown::HashTable;
 use crate::index_set::IndexSet;
 
 #[derive(Debug)]
-struct Named<T> {
-    name: Box<str>,
-    value: T,
+pub(crate) struct Named<T> {
+    pub name: Box<str>,
+    pub value: T,
 }
 
 /// Names and what belongs to them, reachable by name and by index.
 #[derive(Debug)]
-struct Directory<T> {
+pub(crate) struct Directory<T> {
     table: HashTable<u32>,
     entries: Vec<Option<Named<T>>>,
     free: Vec<u32>,
@@ -27,18 +27,18 @@ struct Directory<T> {
 }
 
 impl<T: Default> Directory<T> {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (table, entries, free) = (HashTable::new(), Vec::new(), Vec::new());
         Self { table, entries, free, hasher: RandomState::default() }
     }
 
-    fn find(&self, name: &[u8]) -> Option<u32> {
+    pub fn find(&self, name: &[u8]) -> Option<u32> {
         let hash = self.hasher.hash_one(name);
         let entries = &self.entries;
         self.table.find(hash, |index| name_at(entries, *index) == name).copied()
     }
 
-    fn find_or_insert(&mut self, name: &str) -> u32 {
+    pub fn find_or_insert(&mut self, name: &str) -> u32 {
         if let Some(index) = self.find(name.as_bytes()) {
             return index;
         }
@@ -57,7 +57,7 @@ impl<T: Default> Directory<T> {
         index
     }
 
-    fn remove(&mut self, index: u32) {
+    pub fn remove(&mut self, index: u32) {
         let Some(named) = self.entries[index as usize].take() else { return };
         let hash = self.hasher.hash_one(named.name.as_bytes());
         if let Ok(entry) = self.table.find_entry(hash, |other| *other == index) {
@@ -66,19 +66,19 @@ impl<T: Default> Directory<T> {
         self.free.push(index);
     }
 
-    fn get(&self, index: u32) -> Option<&Named<T>> {
+    pub fn get(&self, index: u32) -> Option<&Named<T>> {
         self.entries.get(index as usize)?.as_ref()
     }
 
-    fn get_mut(&mut self, index: u32) -> Option<&mut T> {
+    pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
         self.entries.get_mut(index as usize)?.as_mut().map(|named| &mut named.value)
     }
 
-    fn by_name(&self, name: &[u8]) -> Option<&T> {
+    pub fn by_name(&self, name: &[u8]) -> Option<&T> {
         self.find(name).and_then(|index| self.get(index)).map(|named| &named.value)
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Named<T>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Named<T>> {
         self.entries.iter().flatten()
     }
 }

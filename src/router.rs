@@ -15,11 +15,13 @@ use crate::channel::Address;
 use crate::coalesce::Coalescer;
 use crate::lane::{Entry, LaneId, LaneLimits, Overflow};
 use crate::lanes::{GaveUp, Lanes, Notice, Pushed};
-use crate::message::{Message, Payload};
+use crate::message::{Message, Outgoing, Payload};
 use crate::post::{LoopMailbox, Post, Reply};
 use crate::registry::{Map, Registry};
 use crate::runtime;
+use crate::sessions::Channels;
 use crate::stats::{ClientStats, DeliverySpread, DeliveryStats};
+use crate::topics::Topics;
 
 /// How long one event loop may hold up others.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -46,10 +48,17 @@ pub struct Inbound<'a> {
     pub payload: &'a [u8],
 }
 
+impl<'a> From<&'a Outgoing> for Inbound<'a> {
+    fn from(outgoing: &'a Outgoing) -> Self {
+        Self { channel: outgoing.channel.as_bytes(), payload: &outgoing.payload }
+    }
+}
+
 #[derive(Debug, Default)]
-struct Inner {
-    registry: Registry,
-    lanes: Lanes,
+pub(crate) struct Inner {
+    pub registry: Registry,
+    pub topics: Topics,
+    pub lanes: Lanes,
 }
 
 /// How a router treats what it routes.
@@ -66,8 +75,10 @@ pub struct Policy {
 /// Registry and lanes behind one lock.
 #[derive(Debug)]
 pub struct Router {
-    inner: Mutex<Inner>,
-    policy: Policy,
+    pub(crate) inner: Mutex<Inner>,
+    pub(crate) policy: Policy,
+    /// Where the channels of topics are asked for; None where there is no broker.
+    pub(crate) channels: Option<Channels>,
     /// What became of messages for local connections.
     pub stats: DeliveryStats,
     /// How deliveries are spread in time.
@@ -89,9 +100,14 @@ pub struct Gauges {
 impl Router {
     /// A router with nobody connected.
     pub fn new(policy: Policy) -> Arc<Self> {
+        Self::with_channels(policy, None)
+    }
+
+    /// A router of topics, whose channels are asked for by `channels`.
+    pub fn with_channels(policy: Policy, channels: Option<Channels>) -> Arc<Self> {
         let (inner, stats, owner) = (Mutex::default(), DeliveryStats::default(), OnceLock::new());
         let spread = DeliverySpread::default();
-        Arc::new(Self { inner, policy, stats, spread, owner })
+        Arc::new(Self { inner, policy, channels, stats, spread, owner })
     }
 
     /// Says to what in the binding this router belongs. The first call counts.
@@ -301,7 +317,7 @@ impl Router {
         let _gate = runtime::gate();
         let mut spilled = Vec::new();
         let mut inner = self.inner.lock();
-        let ids = inner.lanes.hold_up_others();
+        let ids = inner.lanes.hold_up_others(self.policy.overflow);
         self.give_up_all(&mut inner, ids, &mut spilled);
         self.stats.dropped.add(spilled.len() as u64);
         self.tell(inner);
@@ -463,7 +479,7 @@ impl Router {
     }
 
     /// Unlocks, and tells the loops that have something new to do.
-    fn tell(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
+    pub(crate) fn tell(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
         let bells: SmallVec<[Arc<LoopMailbox>; 2]> = inner.lanes.tell_all().collect();
         drop(inner);
         for mailbox in bells {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::broker::Listening;
+use crate::broker::{Heard, Listening};
 use crate::channel::PATTERNS;
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
@@ -13,6 +13,7 @@ use crate::post::{LoopMailbox, Post, Reply};
 use crate::router::{self, Inbound, Router};
 use crate::runtime;
 use crate::stats::ClientStats;
+use crate::wishes::Wishes;
 
 /// Channels named in warnings about payloads that are not UTF-8; more are only counted.
 const CHANNELS_NAMED: usize = 64;
@@ -23,8 +24,10 @@ pub struct Job {
     pub url: BrokerUrl,
     /// Timeouts.
     pub limits: Limits,
-    /// Whose connections are served; None for those of the process-wide manager of the moment.
-    pub router: Option<Arc<Router>>,
+    /// Whose connections are served.
+    pub uploads: Uploads,
+    /// Whose sessions are served.
+    pub topics: Arc<Router>,
     /// The loop that called `start`: it logs, and takes over connections whose own loop is gone.
     pub home: Arc<LoopMailbox>,
     /// Counters.
@@ -39,6 +42,31 @@ pub struct Job {
     pub listening: Arc<AtomicBool>,
 }
 
+/// Whose connections a listener serves.
+#[derive(Clone, Debug)]
+pub enum Uploads {
+    /// Nobody's: it does not listen to uploads and users.
+    Nobody,
+    /// Those of the process-wide manager of the moment.
+    Current,
+    /// Those of one manager.
+    Of(Arc<Router>),
+}
+
+impl Uploads {
+    fn patterns(&self) -> &'static [&'static str] {
+        if matches!(self, Self::Nobody) { &[] } else { &PATTERNS }
+    }
+
+    fn router(&self) -> Option<Arc<Router>> {
+        match self {
+            Self::Nobody => None,
+            Self::Current => router::current(),
+            Self::Of(router) => Some(Arc::clone(router)),
+        }
+    }
+}
+
 /// How long to wait before attempt number `attempt` (from 1), with `jitter` in 0..1.
 ///
 /// Doubles from 50 ms to 1 s; the upper half of each span is random, so that a fleet which lost the
@@ -51,35 +79,24 @@ pub fn backoff(attempt: u32, jitter: f64) -> Duration {
 /// Runs until it is aborted, or until the first attempt fails for good. `started` is answered after
 /// the first attempt.
 pub async fn run(job: Job, started: Reply) {
-    let mut started = Some(started);
-    let mut voice = Voice { job: &job, told_down: None, named: Vec::new() };
-    let mut attempt = 0;
+    let started = Some(started);
+    let mut voice = Voice { job: &job, started, told_down: None, named: Vec::new(), attempt: 0 };
+    let patterns = job.uploads.patterns();
     loop {
-        let error = match Listening::connect(&job.url, &job.limits, &PATTERNS).await {
-            Ok(mut listening) => {
-                voice.up();
-                attempt = 0;
-                answer(&mut started, Ok(()));
-                voice.read(&mut listening).await
-            }
+        voice.start_over();
+        let error = match Listening::connect(&job.url, &job.limits, patterns).await {
+            Ok(mut listening) => voice.read(&mut listening).await,
             Err(error) => error,
         };
-        if started.is_some() && (error.is_permanent() || job.strict) {
+        if voice.started.is_some() && (error.is_permanent() || job.strict) {
             job.running.store(false, Ordering::Release);
-            answer(&mut started, Err(error));
+            voice.answer(Err(error));
             return;
         }
         voice.down(&error);
-        answer(&mut started, Ok(()));
-        attempt += 1;
-        tokio::time::sleep(backoff(attempt, jitter())).await;
-    }
-}
-
-fn answer(started: &mut Option<Reply>, outcome: Result<(), Error>) {
-    if let Some(reply) = started.take() {
-        let _gate = runtime::gate();
-        reply.complete(outcome);
+        voice.answer(Ok(()));
+        voice.attempt += 1;
+        tokio::time::sleep(backoff(voice.attempt, jitter())).await;
     }
 }
 
@@ -93,31 +110,87 @@ fn jitter() -> f64 {
 /// Routes what the listener reads, and says once each when it is deaf and when it hears again.
 struct Voice<'a> {
     job: &'a Job,
+    /// Answered after the first attempt.
+    started: Option<Reply>,
     /// Whether the trouble that was told last was permanent; None while there is none.
     told_down: Option<bool>,
     named: Vec<Box<[u8]>>,
+    /// Attempts that failed in a row.
+    attempt: u32,
 }
 
 impl Voice<'_> {
+    /// Nothing is asked of a broker any more: the next connection is to be asked for everything.
+    fn start_over(&self) {
+        let _gate = runtime::gate();
+        if let Some(wishes) = self.wishes() {
+            wishes.start_over();
+        }
+    }
+
+    fn wishes(&self) -> Option<&Arc<Wishes>> {
+        self.job.topics.channels().map(|channels| &channels.wishes)
+    }
+
     /// Reads until the connection fails.
     async fn read(&mut self, listening: &mut Listening) -> Error {
+        let wishes = self.wishes().cloned();
+        let mut settled = false;
         loop {
-            let next = listening.next(&mut |batch: &[Inbound<'_>]| self.route(batch)).await;
+            if let Some(wishes) = &wishes {
+                let gate = runtime::gate();
+                let changes = wishes.take_changes();
+                drop(gate);
+                if !changes.is_empty() {
+                    listening.ask(changes);
+                }
+            }
+            if !settled && wishes.as_ref().is_none_or(|wishes| wishes.are_settled()) {
+                settled = true;
+                self.up();
+            }
+            let mut ear = |heard: Heard<'_>| self.hear(heard);
+            let next = tokio::select! {
+                next = listening.next(&mut ear) => next,
+                () = news(wishes.as_deref()) => continue,
+            };
             if let Err(error) = next {
                 return error;
             }
-            if let Some(router) = self.job.router.clone().or_else(router::current) {
+            if let Some(router) = self.job.uploads.router() {
                 router.keep_pace().await;
             }
+            self.job.topics.keep_pace().await;
             // A firehose must not keep the publishing side, on the same thread, from its turn.
             tokio::task::yield_now().await;
+        }
+    }
+
+    fn hear(&mut self, heard: Heard<'_>) {
+        match heard {
+            Heard::Matching(batch) => self.route(batch),
+            Heard::Named(batch) => self.route_topics(batch),
+            Heard::Subscribed(channel) | Heard::Unsubscribed(channel) => {
+                let _gate = runtime::gate();
+                if let Some(wishes) = self.wishes() {
+                    wishes.answered(channel, Ok(()));
+                }
+            }
+            Heard::Refused(channel, error) => {
+                self.tell(Level::Error, format!("no subscription to {channel:?}: {error}"));
+                let _gate = runtime::gate();
+                self.job.topics.drop_channel(channel);
+                if let Some(wishes) = self.wishes() {
+                    wishes.answered(channel.as_bytes(), Err(error));
+                }
+            }
         }
     }
 
     fn route(&mut self, batch: &[Inbound<'_>]) {
         let job = self.job;
         let gate = runtime::gate();
-        let Some(router) = job.router.clone().or_else(router::current) else {
+        let Some(router) = job.uploads.router() else {
             job.stats.received.add(batch.len() as u64);
             job.stats.unwatched.add(batch.len() as u64);
             return;
@@ -125,28 +198,54 @@ impl Voice<'_> {
         let not_utf8 = router.route(batch, Some(&job.home), &job.stats);
         drop(gate);
         for channel in not_utf8 {
-            if self.named.len() < CHANNELS_NAMED
-                && !self.named.iter().any(|named| **named == *channel)
-            {
-                self.named.push(channel.into());
-                let channel = String::from_utf8_lossy(channel);
-                self.tell(
-                    Level::Warning,
-                    format!("payload on channel {channel:?} is not UTF-8: skipped"),
-                );
-            }
+            self.complain(channel, "is not UTF-8");
+        }
+    }
+
+    fn route_topics(&mut self, batch: &[Inbound<'_>]) {
+        let job = self.job;
+        let gate = runtime::gate();
+        let wrong = job.topics.route_topics(batch, Some(&job.home), &job.stats);
+        drop(gate);
+        for (channel, why) in wrong {
+            self.complain(channel, &why);
+        }
+    }
+
+    /// Tells of a payload that was skipped, once for each channel.
+    fn complain(&mut self, channel: &[u8], why: &str) {
+        let known = self.named.iter().any(|named| **named == *channel);
+        if self.named.len() < CHANNELS_NAMED && !known {
+            self.named.push(channel.into());
+            let channel = String::from_utf8_lossy(channel);
+            self.tell(Level::Warning, format!("payload on channel {channel:?} {why}: skipped"));
+        }
+    }
+
+    fn answer(&mut self, outcome: Result<(), Error>) {
+        if let Some(reply) = self.started.take() {
+            let _gate = runtime::gate();
+            reply.complete(outcome);
         }
     }
 
     fn up(&mut self) {
         let url = &self.job.url.shown;
+        self.attempt = 0;
+        if let Some(wishes) = self.wishes() {
+            let _gate = runtime::gate();
+            wishes.end_of_outage();
+        }
         self.job.listening.store(true, Ordering::Release);
         if self.told_down.take().is_some() {
             self.job.stats.reconnects.add(1);
             self.tell(Level::Warning, format!("{url}: receiving again"));
         } else {
-            self.tell(Level::Info, format!("{url}: receiving {}", PATTERNS.join(" ")));
+            let what = self.job.uploads.patterns().join(" ");
+            let what = if what.is_empty() { "topics" } else { &what };
+            self.tell(Level::Info, format!("{url}: receiving {what}"));
         }
+        self.answer(Ok(()));
     }
 
     fn down(&mut self, error: &Error) {
@@ -164,6 +263,14 @@ impl Voice<'_> {
         let _gate = runtime::gate();
         self.job.journal.add(level, text);
         self.job.home.post(Post::Journal(Arc::clone(&self.job.journal)));
+    }
+}
+
+/// Waits until wishes have changed; where there are none, for ever.
+async fn news(wishes: Option<&Wishes>) {
+    match wishes {
+        Some(wishes) => wishes.news().await,
+        None => std::future::pending().await,
     }
 }
 

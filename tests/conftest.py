@@ -1,5 +1,6 @@
 """What many tests need: brokers, publishers that are stopped in the end, and a manager."""
 
+import importlib.util
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
@@ -19,6 +20,9 @@ settings.register_profile(
     "fanwire", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("fanwire")
+
+# PyView says which Pythons it is for.
+collect_ignore_glob = [] if importlib.util.find_spec("pyview") else ["test_pyview_*.py"]
 
 RedisFactory = Callable[..., RedisServer]
 PublisherFactory = Callable[..., fanwire.UploadProgressPublisher]

@@ -1,4 +1,7 @@
-"""Waiting for a condition. Deadlines are for failures alone: no test counts on a duration."""
+"""Waiting for a condition. Deadlines are for failures alone: no test measures how long one takes.
+
+Most are generous. What fanwire promises to have done by a certain time has that time as deadline.
+"""
 
 import asyncio
 import time
@@ -8,6 +11,10 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 DEADLINE_SECONDS = 20.0
+# The promises: `stop()` returns, whatever the broker does; after the broker's return, or a lost
+# connection, everything wanted is subscribed again.
+STOP_SECONDS = 2.0
+SUBSCRIBED_AGAIN_SECONDS = 5.0
 POLL_SECONDS = 0.005
 
 
@@ -33,6 +40,6 @@ def until_blocking(
         time.sleep(POLL_SECONDS)
 
 
-async def bounded(awaitable: Awaitable[_T]) -> _T:
+async def bounded(awaitable: Awaitable[_T], *, deadline_seconds: float = DEADLINE_SECONDS) -> _T:
     """For what must return by itself, though the broker does not answer."""
-    return await asyncio.wait_for(awaitable, DEADLINE_SECONDS)
+    return await asyncio.wait_for(awaitable, deadline_seconds)

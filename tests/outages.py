@@ -9,7 +9,7 @@ import pytest
 
 import fanwire
 from tests.conftest import Watcher
-from tests.deadlines import bounded, until
+from tests.deadlines import STOP_SECONDS, SUBSCRIBED_AGAIN_SECONDS, bounded, until
 from tests.redis_server import RedisServer
 
 
@@ -26,7 +26,10 @@ def troubles(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def publish_until_received(
     publisher: fanwire.UploadProgressPublisher, watcher: Watcher
 ) -> None:
-    """Publishes until a message arrives at the watcher: the way back after an outage is open."""
+    """Publishes until a message arrives at the watcher: the way back after an outage is open.
+
+    To be called when the broker has returned: the listener has promised to be back soon after.
+    """
     before = len(watcher.connection.texts)
 
     async def publish() -> None:
@@ -34,13 +37,21 @@ async def publish_until_received(
             await publisher.publish_progress(watcher.upload_id, "are you there")
             await asyncio.sleep(0.005)
 
-    await bounded(publish())
+    await bounded(publish(), deadline_seconds=SUBSCRIBED_AGAIN_SECONDS)
+
+
+async def stop_in_time(publisher: fanwire.UploadProgressPublisher) -> None:
+    """Stops a publisher, which has promised to be quick about it whatever the broker does."""
+    await bounded(publisher.stop(), deadline_seconds=STOP_SECONDS)
+    assert not publisher.running
 
 
 async def subscribed_anew(server: RedisServer, dropped: set[int]) -> None:
+    """Returns when a listener other than the dropped ones is subscribed, soon as promised."""
     await until(
         lambda: server.listeners() - dropped and server.client.pubsub_numpat() >= 2,
         "a listener is subscribed again",
+        deadline_seconds=SUBSCRIBED_AGAIN_SECONDS,
     )
 
 

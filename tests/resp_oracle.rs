@@ -69,7 +69,9 @@ proptest! {
         let bytes = message(if push { '>' } else { '*' }, &channel, &payload, pattern.as_deref());
         let (event, size) = resp::read(&bytes).unwrap().unwrap();
         prop_assert_eq!(size, bytes.len());
-        prop_assert_eq!(event, Event::Message(Inbound { channel: &channel, payload: &payload }));
+        let inbound = Inbound { channel: &channel, payload: &payload };
+        let kind = if pattern.is_some() { Event::Matching } else { Event::Named };
+        prop_assert_eq!(event, kind(inbound));
         let oracle = redis::Msg::from_owned_value(redis::parse_redis_value(&bytes).unwrap()).unwrap();
         prop_assert_eq!(oracle.get_payload_bytes(), &payload[..]);
         for end in 0..bytes.len() {

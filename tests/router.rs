@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use fanwire::channel::Address;
-use fanwire::lane::{Entry, LaneId, LaneLimits, SLOW_AFTER};
+use fanwire::lane::{Entry, LaneId, LaneLimits};
 use fanwire::lanes::{GaveUp, Notice};
 use fanwire::post::{Bell, LoopMailbox, Post, Reply};
 use fanwire::router::{Inbound, Policy, Router};
@@ -47,6 +48,27 @@ fn route(router: &Arc<Router>, stats: &ClientStats, channel: &str, payloads: &[&
     let batch: Vec<_> =
         payloads.iter().map(|payload| Inbound { channel: channel.as_bytes(), payload }).collect();
     router.route(&batch, None, stats);
+}
+
+/// Returns when connections whose sends are suspended by now count as slow. A router of its own tells:
+/// a send is suspended there a moment later, and more waits behind it than may.
+fn until_suspended_sends_are_slow() {
+    let limits = LaneLimits { messages: 1, bytes: 1000 };
+    let (router, stats) =
+        (Router::new(Policy { limits, ..Policy::default() }), ClientStats::default());
+    let (mailbox, _) = event_loop();
+    let lane = connected(&router, "a", &mailbox);
+    route(&router, &stats, "user:a", &[b"1"]);
+    assert_eq!(texts(take(&router, &mailbox, &[], 10)), ["1"]);
+    router.suspend(&mailbox, lane, &mut Vec::new(), false);
+    route(&router, &stats, "user:a", &[b"2", b"3"]);
+    assert!(router.is_open(lane), "nobody is slow from the start");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while router.is_open(lane) {
+        assert!(Instant::now() < deadline, "a suspended send never counts as slow");
+        std::thread::sleep(Duration::from_millis(5));
+        router.see(&mailbox);
+    }
 }
 
 #[test]
@@ -102,7 +124,7 @@ fn a_lane_that_overflows_is_given_up_and_hurts_nobody_else() {
     route(&router, &stats, "upload:x", &[b"1"]);
     assert_eq!(texts(take(&router, &mailbox, &[], 10)), ["1"]);
     router.suspend(&mailbox, slow, &mut Vec::new(), true);
-    std::thread::sleep(SLOW_AFTER);
+    until_suspended_sends_are_slow();
     router.see(&mailbox);
     let quick = connected(&router, "quick", &mailbox);
     router.subscribe("quick", "x");
@@ -186,7 +208,7 @@ async fn a_burst_that_outruns_the_loop_slows_the_reading_and_disconnects_nobody(
     route(&router, &stats, "user:a", &bytes);
     let waiting = |router: &Arc<Router>| {
         let router = Arc::clone(router);
-        async move { tokio::time::timeout(std::time::Duration::from_secs(5), router.keep_pace()).await }
+        async move { tokio::time::timeout(Duration::from_secs(5), router.keep_pace()).await }
     };
     assert!(waiting(&router).await.is_err(), "far behind");
     let mut seen = texts(take(&router, &mailbox, &[], 1));
@@ -244,7 +266,7 @@ fn a_notice_that_comes_while_a_pump_is_at_work_is_heeded_and_the_loop_stays_awak
     route(&router, &stats, "user:slow", &[b"1"]);
     assert_eq!(texts(take(&router, &mailbox, &[], 10)), ["1"]);
     router.suspend(&mailbox, slow, &mut Vec::new(), false);
-    std::thread::sleep(SLOW_AFTER);
+    until_suspended_sends_are_slow();
     router.see(&mailbox);
     drop(mailbox.take());
     // The pump is still at work, and told, when the other lane is given up.

@@ -8,7 +8,13 @@ import fanwire
 from tests.conftest import PublisherFactory, RedisFactory, WatcherFactory
 from tests.connections import RecordingConnection
 from tests.deadlines import bounded, until
-from tests.outages import impostor, publish_until_received, subscribed_anew, troubles
+from tests.outages import (
+    impostor,
+    publish_until_received,
+    stop_in_time,
+    subscribed_anew,
+    troubles,
+)
 from tests.redis_server import RedisServer, free_port
 
 # Not there at start
@@ -75,8 +81,8 @@ async def test_a_port_that_accepts_and_says_nothing(make_publisher: PublisherFac
             await bounded(strict.start())
         with pytest.raises(fanwire.PublishError):
             await bounded(strict.publish_progress("u1", 1))
-        await bounded(lenient.stop())
-        await bounded(strict.stop())
+        await stop_in_time(lenient)
+        await stop_in_time(strict)
 
 
 async def test_a_port_that_hangs_up(make_publisher: PublisherFactory) -> None:
@@ -86,7 +92,7 @@ async def test_a_port_that_hangs_up(make_publisher: PublisherFactory) -> None:
         await bounded(lenient.publish_progress("u1", 1))
         with pytest.raises(ConnectionError):
             await bounded(make_publisher(url, strict=True).start())
-        await bounded(lenient.stop())
+        await stop_in_time(lenient)
 
 
 # Wrong for good

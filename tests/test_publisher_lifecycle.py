@@ -7,6 +7,7 @@ import fanwire
 from tests.conftest import Broker, PublisherFactory, RedisFactory, Unique, WatcherFactory
 from tests.connections import RecordingConnection, StallingConnection
 from tests.deadlines import until
+from tests.outages import stop_in_time
 from tests.redis_server import RedisServer
 
 
@@ -20,15 +21,14 @@ async def test_start_and_stop_twice(broker: Broker, make_watcher: WatcherFactory
     await publisher.publish_progress(watcher.upload_id, 2)
     # Started four times, and yet each message comes once.
     assert await watcher.connection.received(2) == ["1", "2"]
-    await asyncio.gather(publisher.stop(), publisher.stop())
-    await publisher.stop()
+    await asyncio.gather(stop_in_time(publisher), stop_in_time(publisher))
+    await stop_in_time(publisher)
     assert publisher.running is False
 
 
 async def test_stop_without_start(broker: Broker, make_publisher: PublisherFactory) -> None:
     publisher = make_publisher(broker.url)
-    await publisher.stop()
-    assert not publisher.running
+    await stop_in_time(publisher)
 
 
 async def test_started_again_after_stop(broker: Broker, make_watcher: WatcherFactory) -> None:
@@ -37,8 +37,7 @@ async def test_started_again_after_stop(broker: Broker, make_watcher: WatcherFac
     for n in range(3):
         await publisher.publish_progress(watcher.upload_id, n)
         assert await watcher.connection.received(n + 1) == [str(m) for m in range(n + 1)]
-        await publisher.stop()
-        assert not publisher.running
+        await stop_in_time(publisher)
         await publisher.start()
         assert publisher.running
 
@@ -61,7 +60,7 @@ async def test_stop_leaves_the_sockets_and_the_maps_alone(
     broker: Broker, make_watcher: WatcherFactory, make_publisher: PublisherFactory
 ) -> None:
     stopped, running = await make_watcher(broker.url), await make_watcher(broker.url)
-    await stopped.publisher.stop()
+    await stop_in_time(stopped.publisher)
     assert stopped.connection.closed == []
     assert stopped.manager.user_connections == {stopped.user_id: {stopped.connection}}
     assert stopped.manager.upload_subscribers == {stopped.upload_id: {stopped.user_id}}
@@ -76,7 +75,7 @@ async def test_a_stopped_publisher_leaves_no_listener_behind(
 ) -> None:
     watcher = await make_watcher(redis_server.url)
     assert len(redis_server.listeners()) == 1
-    await watcher.publisher.stop()
+    await stop_in_time(watcher.publisher)
     await until(lambda: not redis_server.listeners(), "the broker has no listener left")
 
 
@@ -112,7 +111,7 @@ async def test_starting_a_publisher_that_nobody_else_holds(make_redis: RedisFact
 
 async def test_publishing_after_stop(broker: Broker, make_watcher: WatcherFactory) -> None:
     stopped, running = await make_watcher(broker.url), await make_watcher(broker.url)
-    await stopped.publisher.stop()
+    await stop_in_time(stopped.publisher)
     await stopped.publisher.publish_progress(running.upload_id, 1)
     assert await running.connection.received(1) == ["1"]
 
@@ -123,7 +122,7 @@ async def test_nowait_messages_are_sent_before_stop_returns(
     watcher, worker = await make_watcher(broker.url), make_publisher(broker.url)
     for n in range(100):
         assert worker.publish_nowait(watcher.upload_id, n)
-    await worker.stop()
+    await stop_in_time(worker)
     assert await watcher.connection.received(100) == [str(n) for n in range(100)]
 
 
@@ -132,6 +131,6 @@ async def test_stop_while_a_connection_stalls(broker: Broker, make_watcher: Watc
     watcher = await make_watcher(broker.url, connection=stalled)
     await watcher.publisher.publish_progress(watcher.upload_id, 1)
     await stalled.stalled()
-    await watcher.publisher.stop()
+    await stop_in_time(watcher.publisher)
     stalled.release()
     assert await stalled.received(1) == ["1"]

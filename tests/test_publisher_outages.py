@@ -7,7 +7,7 @@ import pytest
 import fanwire
 from tests.conftest import PublisherFactory, RedisFactory, WatcherFactory
 from tests.deadlines import bounded, until
-from tests.outages import publish_until_received, subscribed_anew, troubles
+from tests.outages import publish_until_received, stop_in_time, subscribed_anew, troubles
 from tests.redis_server import RedisServer
 
 
@@ -193,8 +193,7 @@ async def test_stop_returns_though_the_broker_stands_still(
     own_redis.pause()
     try:
         assert publisher.publish_nowait("u1", 2)
-        await bounded(publisher.stop())
-        assert not publisher.running
+        await stop_in_time(publisher)
     finally:
         own_redis.resume()
 
@@ -259,8 +258,7 @@ async def test_stop_in_the_middle_of_an_outage(
 ) -> None:
     watcher = await make_watcher(own_redis.url)
     own_redis.kill()
-    await bounded(watcher.publisher.stop())
-    assert not watcher.publisher.running
+    await stop_in_time(watcher.publisher)
     own_redis.start()
     await watcher.publisher.start()
     await publish_until_received(watcher.publisher, watcher)
@@ -274,7 +272,7 @@ async def test_stop_while_start_waits_for_a_silent_broker(
         publisher = make_publisher(own_redis.url, manager=fanwire.ConnectionManager())
         starting = asyncio.ensure_future(publisher.start())
         await asyncio.sleep(0)
-        await bounded(publisher.stop())
+        await stop_in_time(publisher)
         await bounded(asyncio.wait([starting]))
         assert not publisher.running
     finally:

@@ -18,4 +18,5 @@ def build(url: str) -> Contender:
     if "coalesce" in signature(fanwire.ConnectionManager).parameters:
         options["coalesce"] = False
     manager = fanwire.ConnectionManager(**options)
-    return Contender(manager, fanwire.UploadProgressPublisher(url, manager=manager))
+    publisher = fanwire.UploadProgressPublisher(url, manager=manager)
+    return Contender(manager, publisher, topics=lambda: fanwire.RedisPubSub(url))

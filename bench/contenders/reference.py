@@ -3,8 +3,10 @@
 from contract import Contender
 from reference.manager import ConnectionManager
 from reference.publisher import UploadProgressPublisher
+from reference.pubsub import RedisPubSub
 
 
 def build(url: str) -> Contender:
     manager = ConnectionManager()
-    return Contender(manager, UploadProgressPublisher(url, manager))
+    publisher = UploadProgressPublisher(url, manager)
+    return Contender(manager, publisher, topics=lambda: RedisPubSub(url))

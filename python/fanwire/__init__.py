@@ -1,7 +1,8 @@
 """Live progress and topic messages across the instances of a Python web app, from a Rust core.
 
 FastAPI apps use :class:`ConnectionManager` and :class:`UploadProgressPublisher`; a worker process
-uses the publisher alone. See the README for a first app.
+uses the publisher alone. PyView apps use :class:`RedisPubSub` with ``fanwire.pyview.attach``. See
+the README for a first app.
 """
 
 import warnings
@@ -10,6 +11,8 @@ from fanwire import _core, _coroutines
 from fanwire._core import (
     ConnectionManager,
     MapView,
+    MemoryPubSub,
+    RedisPubSub,
     UploadProgressPublisher,
     __version__,
     get_manager,
@@ -19,7 +22,7 @@ from fanwire._core import (
 )
 from fanwire.coalesce import CoalesceRule
 from fanwire.errors import BrokerError, BrokerTimeoutError, ConfigError, Error, PublishError
-from fanwire.types import Connection
+from fanwire.types import Connection, PubSubProvider, TopicHandler
 
 __all__ = [
     "BrokerError",
@@ -30,7 +33,11 @@ __all__ = [
     "ConnectionManager",
     "Error",
     "MapView",
+    "MemoryPubSub",
+    "PubSubProvider",
     "PublishError",
+    "RedisPubSub",
+    "TopicHandler",
     "UploadProgressPublisher",
     "__version__",
     "get_manager",
@@ -42,9 +49,17 @@ __all__ = [
 _coroutines.as_coroutine_functions(
     ConnectionManager, "send_to_user", "send_to_upload_subscribers", "disconnect_all"
 )
-_coroutines.as_coroutine_functions(
-    UploadProgressPublisher, "start", "stop", "publish_progress", "publish_to_user"
-)
+_coroutines.as_coroutine_functions(UploadProgressPublisher, "publish_progress", "publish_to_user")
+for _provider in (UploadProgressPublisher, RedisPubSub, MemoryPubSub):
+    _coroutines.as_coroutine_functions(
+        _provider,
+        "start",
+        "stop",
+        "subscribe_topic",
+        "unsubscribe_topic",
+        "unsubscribe_all",
+        "broadcast",
+    )
 
 if _core.__build_profile__ == "debug":
     warnings.warn(

@@ -1,14 +1,16 @@
-"""The command line: ``python -m fanwire demo`` and ``python -m fanwire --version``."""
+"""The command line: ``python -m fanwire demo [pyview]`` and ``python -m fanwire --version``."""
 
 import argparse
 import os
 import sys
+from contextlib import ExitStack
 from importlib.util import find_spec
 
 from fanwire import __version__
 
-# What the demo imports besides fanwire: the extra `fanwire[demo]`.
-_DEMO_MODULES = ("fastapi", "uvicorn", "websockets")
+# What the demos import besides fanwire, and what installs it: the extra `fanwire[demo]` and PyView.
+_DEMO_MODULES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "websockets": "websockets"}
+_PYVIEW_MODULES = {**_DEMO_MODULES, "pyview": "pyview-web"}
 
 
 def _at_least(minimum: int, what: str, text: str) -> int:
@@ -42,9 +44,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser(
         "demo",
-        help="serve a page on which uploads are watched live",
+        help="serve a page on which uploads are watched live, or a counter that all pages share",
         description="Serves a page on which a file is uploaded and its progress is watched live, "
-        "from any tab of any instance.",
+        "from any tab of any instance. `demo pyview` serves a counter made with PyView that all "
+        "pages share, as two instances and with a redis-server of its own.",
+    )
+    demo.add_argument(
+        "which",
+        nargs="?",
+        choices=["uploads", "pyview"],
+        default="uploads",
+        help="default: uploads",
     )
     broker = demo.add_mutually_exclusive_group()
     broker.add_argument("--redis", dest="broker", metavar="URL", help="the same as --broker")
@@ -52,14 +62,15 @@ def _parser() -> argparse.ArgumentParser:
         "--broker",
         metavar="URL",
         help="where progress travels: redis://…, rediss://…, memory:// "
-        "(default: $FANWIRE_URL, else $REDIS_URL, else memory://)",
+        "(default: $FANWIRE_URL, else $REDIS_URL, else memory://, "
+        "or for pyview a redis-server of its own)",
     )
     demo.add_argument(
         "--instances",
         type=_instances,
-        default=1,
         metavar="N",
-        help="processes, on ports that follow one another (more than 1 needs a real broker)",
+        help="processes, on ports that follow one another (more than 1 needs a real broker; "
+        "default: 1, for pyview 2)",
     )
     demo.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
     demo.add_argument(
@@ -76,27 +87,35 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    missing = [name for name in _DEMO_MODULES if find_spec(name) is None]
+    is_pyview = options.which == "pyview"
+    needed = _PYVIEW_MODULES if is_pyview else _DEMO_MODULES
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         return _fail(
-            f"the demo needs {', '.join(_DEMO_MODULES)}; not installed: {', '.join(missing)}.\n"
-            f"Install them with: pip install {' '.join(_DEMO_MODULES)}"
+            f"the demo needs {', '.join(needed)}; not installed: {', '.join(missing)}.\n"
+            f"Install them with: pip install {' '.join(needed.values())}"
         )
-    # Here and not above, because it imports the modules that were looked for just now.
-    from .demo.serve import DemoError, ServeOptions, serve  # noqa: PLC0415
+    # Here and not above, because they import the modules that were looked for just now.
+    from .demo import serve  # noqa: PLC0415
+    from .demo.pyview_broker import own_redis  # noqa: PLC0415
 
     broker_url = options.broker or os.environ.get("FANWIRE_URL") or os.environ.get("REDIS_URL")
     try:
-        serve(
-            ServeOptions(
-                broker_url=broker_url or "memory://",
-                host=options.host,
-                port=options.port,
-                instances=options.instances,
-                max_upload_bytes=options.max_upload_mib * 1024 * 1024,
+        with ExitStack() as stack:
+            if is_pyview and broker_url is None:
+                broker_url = stack.enter_context(own_redis())
+            serve.serve(
+                serve.ServeOptions(
+                    broker_url=broker_url or "memory://",
+                    host=options.host,
+                    port=options.port,
+                    instances=options.instances or (2 if is_pyview else 1),
+                    max_upload_bytes=options.max_upload_mib * 1024 * 1024,
+                    command="demo pyview" if is_pyview else "demo",
+                    make=serve.pyview if is_pyview else serve.uploads,
+                )
             )
-        )
-    except DemoError as error:
+    except serve.DemoError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return 130  # before anything was served; from then on Ctrl-C is an orderly end

@@ -6,13 +6,15 @@ from typing import Any, Literal, TypeVar, final, overload
 from typing_extensions import disjoint_base
 
 from fanwire.coalesce import CoalesceRule
-from fanwire.types import Connection
+from fanwire.types import Connection, TopicHandler
 
 _D = TypeVar("_D")
 
 __all__ = [
     "ConnectionManager",
     "MapView",
+    "MemoryPubSub",
+    "RedisPubSub",
     "UploadProgressPublisher",
     "__build_profile__",
     "__version__",
@@ -147,6 +149,7 @@ class UploadProgressPublisher:
         max_message_bytes: a larger payload is refused with ValueError.
         max_pending_messages: how many messages ``publish_nowait`` lets wait.
         max_pending_bytes: how many bytes of payload ``publish_nowait`` lets wait.
+        channel_prefix, ordering, subscribe_timeout_seconds: for topics, as for ``RedisPubSub``.
 
     Raises:
         fanwire.ConfigError: an option makes no sense. A URL that makes none is raised by
@@ -164,6 +167,9 @@ class UploadProgressPublisher:
         max_message_bytes: int = 1_048_576,
         max_pending_messages: int = 10_000,
         max_pending_bytes: int = 16_777_216,
+        channel_prefix: str = "pyview:",
+        ordering: Literal["session", "concurrent"] = "session",
+        subscribe_timeout_seconds: float = 2.0,
     ) -> None: ...
     @property
     def url(self) -> str:
@@ -220,7 +226,181 @@ class UploadProgressPublisher:
     def publish_to_user_nowait(self, user_id: str, message: Any) -> bool:
         """As ``publish_nowait``, for a user."""
     def stats(self) -> dict[str, Any]:
-        """Return counters, gauges and histograms by name: of this publisher and of its manager."""
+        """Return counters, gauges and histograms by name: of this publisher and of its manager.
+
+        Those of its sessions stand under "topics".
+        """
+    async def subscribe_topic(self, session_id: str, topic: str, handler: TopicHandler) -> None:
+        """Subscribe a session to a topic, as ``RedisPubSub.subscribe_topic``."""
+    async def unsubscribe_topic(self, session_id: str, topic: str) -> None:
+        """End a session's subscription to a topic: its handler is not called again."""
+    async def unsubscribe_all(self, session_id: str) -> None:
+        """End all subscriptions of a session: none of its handlers is called again."""
+    async def broadcast(
+        self, topic: str, message: Any, *, except_session_id: str | None = None
+    ) -> None:
+        """Broadcast to every session that listens to a topic, as ``RedisPubSub.broadcast``."""
+
+@disjoint_base
+class RedisPubSub:
+    """A pub/sub backend over Redis or Valkey, for PyView and any code with topics and sessions.
+
+    The broker carries ``{channel_prefix}{topic}`` with ``{"topic": ..., "message": ...}``, so that
+    instances which run the Python code of PyView's guide understand it, and are understood. There
+    is one subscription for each topic, however many sessions listen to it.
+
+    Args:
+        url: ``redis://``, ``rediss://``, ``unix:///path`` or ``memory://``.
+        channel_prefix: what a channel's name has before the topic.
+        ordering: "session": a session's handlers run one at a time, in the order of publication.
+            "concurrent": a Task for each message.
+        strict: raise trouble with the broker instead of logging it once per outage.
+        connect_timeout_seconds: for connecting and authenticating together.
+        publish_timeout_seconds: for the broker's answer to a broadcast.
+        subscribe_timeout_seconds: how long ``subscribe_topic`` waits for the broker.
+        max_message_bytes: a larger payload is refused with ValueError.
+        max_queued_messages: how many messages may wait for a session whose handler does not
+            return; past that its oldest ones are dropped and counted.
+        max_queued_bytes: the same in bytes.
+        on_drop: called on the event loop with a session id, a count of messages, and a reason.
+
+    Raises:
+        fanwire.ConfigError: an option makes no sense. A URL that makes none is raised by
+            ``start()``, ``subscribe_topic()`` and ``broadcast()``.
+    """
+
+    def __init__(
+        self,
+        url: str = "redis://localhost:6379",
+        channel_prefix: str = "pyview:",
+        *,
+        ordering: Literal["session", "concurrent"] = "session",
+        strict: bool = False,
+        connect_timeout_seconds: float = 2.0,
+        publish_timeout_seconds: float = 2.0,
+        subscribe_timeout_seconds: float = 2.0,
+        max_message_bytes: int = 1_048_576,
+        max_queued_messages: int = 1024,
+        max_queued_bytes: int = 4_194_304,
+        on_drop: Callable[[str, int, str], object] | None = None,
+    ) -> None: ...
+    @property
+    def url(self) -> str:
+        """The broker's URL, its secrets masked."""
+    @property
+    def channel_prefix(self) -> str:
+        """What a channel's name has before the topic."""
+    @property
+    def running(self) -> bool:
+        """Whether the listener runs: subscribed, or trying to be."""
+    async def start(self) -> None:
+        """Start to listen. A second call does nothing.
+
+        When it returns everything wanted is subscribed, or the broker could not be reached: then
+        the listener keeps trying (with ``strict=True`` that is raised instead).
+
+        Raises:
+            fanwire.ConfigError: the URL makes no sense.
+            fanwire.BrokerError: wrong password, no permission, or not a broker.
+        """
+    async def stop(self) -> None:
+        """Stop listening and publishing, within 2 s whatever the broker does.
+
+        Subscriptions stay, for the next ``start()``.
+        """
+    async def subscribe_topic(self, session_id: str, topic: str, handler: TopicHandler) -> None:
+        """Subscribe a session to a topic. Of two handlers for the same pair the later one wins.
+
+        When it returns the broker has confirmed the subscription: what is broadcast from then on
+        arrives. Where the broker cannot be reached it returns after ``subscribe_timeout_seconds``,
+        and the topic is subscribed as soon as the broker is back.
+
+        Args:
+            session_id: any str.
+            topic: any str.
+            handler: runs on this event loop, in a copy of this context, with a message of its own.
+
+        Raises:
+            TypeError: the handler is not callable.
+            fanwire.BrokerError: the broker does not permit the subscription.
+        """
+    async def unsubscribe_topic(self, session_id: str, topic: str) -> None:
+        """End a session's subscription to a topic: its handler is not called again.
+
+        A subscription that there is not is no error. A handler that runs already runs on.
+        """
+    async def unsubscribe_all(self, session_id: str) -> None:
+        """End all subscriptions of a session: none of its handlers is called again."""
+    async def broadcast(
+        self, topic: str, message: Any, *, except_session_id: str | None = None
+    ) -> None:
+        """Broadcast to every session that listens to a topic, on any instance, this one included.
+
+        Args:
+            topic: any str.
+            message: dict, list, str, int, float, bool or None, with dataclasses, pydantic models,
+                datetime, UUID, Enum, Decimal and the like inside.
+            except_session_id: a session that is not to get it.
+
+        Raises:
+            TypeError, ValueError: the message cannot be encoded, or is larger than
+                ``max_message_bytes``; the text says where in it.
+            fanwire.PublishError: the broker did not take it; only with ``strict=True``.
+        """
+    def stats(self) -> dict[str, Any]:
+        """Return counters, gauges and histograms by name."""
+
+@disjoint_base
+class MemoryPubSub:
+    """A pub/sub backend inside this process, for one instance and for tests.
+
+    Each object is on its own: what is broadcast by one is not heard by another.
+
+    Args:
+        json: False: handlers get the very object that was broadcast, all of them the same. True:
+            they get what a broker would make of it, to find early what does not travel.
+        ordering, max_message_bytes, max_queued_messages, max_queued_bytes, on_drop: as for
+            ``RedisPubSub``; without ``json`` nothing is measured in bytes.
+
+    Raises:
+        fanwire.ConfigError: an option makes no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        json: bool = False,
+        ordering: Literal["session", "concurrent"] = "session",
+        max_message_bytes: int = 1_048_576,
+        max_queued_messages: int = 1024,
+        max_queued_bytes: int = 4_194_304,
+        on_drop: Callable[[str, int, str], object] | None = None,
+    ) -> None: ...
+    async def start(self) -> None:
+        """Do nothing: there is nobody to connect to."""
+    async def stop(self) -> None:
+        """Do nothing. Subscriptions stay."""
+    async def subscribe_topic(self, session_id: str, topic: str, handler: TopicHandler) -> None:
+        """Subscribe a session to a topic, as ``RedisPubSub.subscribe_topic``."""
+    async def unsubscribe_topic(self, session_id: str, topic: str) -> None:
+        """End a session's subscription to a topic: its handler is not called again."""
+    async def unsubscribe_all(self, session_id: str) -> None:
+        """End all subscriptions of a session: none of its handlers is called again."""
+    async def broadcast(
+        self, topic: str, message: Any, *, except_session_id: str | None = None
+    ) -> None:
+        """Broadcast to every session that listens to a topic.
+
+        Args:
+            topic: any str.
+            message: any object; with ``json=True`` as for ``RedisPubSub.broadcast``.
+            except_session_id: a session that is not to get it.
+
+        Raises:
+            TypeError, ValueError: with ``json=True``, as ``RedisPubSub.broadcast``.
+        """
+    def stats(self) -> dict[str, Any]:
+        """Return counters, gauges and histograms by name."""
 
 def init_manager(**options: Any) -> ConnectionManager:
     """Make the process-wide manager and return it. One made before is replaced, not closed.

@@ -1,16 +1,18 @@
 //! The broker inside this process: every publisher with `memory://` shares it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::BATCH;
+use super::{BATCH, Ear, Heard};
 use crate::error::Error;
 use crate::message::Outgoing;
 use crate::router::Inbound;
 use crate::runtime;
+use crate::wishes::Changes;
 
 /// Batches that may wait for one listener before publishers wait for it.
 const WAITING_BATCHES: usize = 64;
@@ -58,29 +60,53 @@ impl Link {
 
 /// The receiving side.
 #[derive(Debug)]
-pub struct Listening(mpsc::Receiver<Batch>);
+pub struct Listening {
+    batches: mpsc::Receiver<Batch>,
+    /// What every channel of interest begins with: the patterns without their asterisk.
+    prefixes: Vec<Box<str>>,
+    named: HashSet<Box<str>>,
+    /// Asked for and not confirmed yet.
+    unconfirmed: Changes,
+}
 
 impl Listening {
-    /// Listens from now on.
-    pub fn open() -> Self {
-        let (sender, receiver) = mpsc::channel(WAITING_BATCHES);
+    /// Listens from now on. A pattern is a prefix and an asterisk.
+    pub fn open(patterns: &[&str]) -> Self {
+        let (sender, batches) = mpsc::channel(WAITING_BATCHES);
         listeners(|all| all.push(sender));
-        Self(receiver)
+        let prefixes = patterns.iter().map(|pattern| pattern.trim_end_matches('*').into());
+        let (named, unconfirmed) = (HashSet::new(), Changes::default());
+        Self { batches, prefixes: prefixes.collect(), named, unconfirmed }
     }
 
-    pub(super) async fn next(
-        &mut self,
-        deliver: &mut (dyn for<'a> FnMut(&[Inbound<'a>]) + Send),
-    ) -> Result<(), Error> {
+    pub(super) fn ask(&mut self, changes: Changes) {
+        self.named.extend(changes.begin.iter().cloned());
+        for channel in &changes.end {
+            self.named.remove(channel);
+        }
+        self.unconfirmed.begin.extend(changes.begin);
+        self.unconfirmed.end.extend(changes.end);
+    }
+
+    pub(super) async fn next(&mut self, ear: Ear<'_>) -> Result<(), Error> {
+        let confirmed = std::mem::take(&mut self.unconfirmed);
+        if !confirmed.is_empty() {
+            confirmed.begin.iter().for_each(|channel| ear(Heard::Subscribed(channel.as_bytes())));
+            confirmed.end.iter().for_each(|channel| ear(Heard::Unsubscribed(channel.as_bytes())));
+            return Ok(());
+        }
         let ended =
             || Error::Unreachable { url: "memory://".into(), reason: "the broker is gone".into() };
-        let batch = self.0.recv().await.ok_or_else(ended)?;
+        let batch = self.batches.recv().await.ok_or_else(ended)?;
+        let matches =
+            |channel: &str| self.prefixes.iter().any(|start| channel.starts_with(&**start));
         for part in batch.chunks(BATCH) {
-            let inbound: Vec<Inbound<'_>> = part
-                .iter()
-                .map(|out| Inbound { channel: out.channel.as_bytes(), payload: &out.payload })
-                .collect();
-            deliver(&inbound);
+            let of = |keep: &dyn Fn(&str) -> bool| -> Vec<Inbound<'_>> {
+                let wanted = part.iter().filter(|outgoing| keep(&outgoing.channel));
+                wanted.map(Inbound::from).collect()
+            };
+            ear(Heard::Matching(&of(&matches)));
+            ear(Heard::Named(&of(&|channel| self.named.contains(channel))));
         }
         Ok(())
     }

@@ -4,9 +4,10 @@
 //!
 //! - a [`Link`] that publishes: `publish(batch)` answers each message with the broker's word on it, or
 //!   fails as a whole, after which the link is dropped and a new one is made;
-//! - a [`Listening`] that receives: once `listen` returned, every message published afterwards on the
-//!   patterns arrives, in order; `next` gives batches until the connection fails, and an end of the
-//!   connection is a failure.
+//! - a [`Listening`] that receives: once `connect` returned, every message published afterwards on the
+//!   patterns arrives, in order; `ask` begins and ends subscriptions to channels by name, each of which
+//!   is confirmed or refused later; `next` gives what was [`Heard`] until the connection fails, and an
+//!   end of the connection is a failure. `next` may be cancelled at any time and called again.
 //!
 //! Neither reconnects, retries or logs: `publish.rs` and `supervise.rs` do, for all brokers alike.
 
@@ -19,6 +20,7 @@ use crate::config::{BrokerUrl, Limits, Target};
 use crate::error::Error;
 use crate::message::Outgoing;
 use crate::router::Inbound;
+use crate::wishes::Changes;
 
 /// The publishing side of a broker.
 pub enum Link {
@@ -58,6 +60,24 @@ impl Link {
     }
 }
 
+/// What a listener hears.
+#[derive(Debug)]
+pub enum Heard<'a> {
+    /// Messages on channels that match one of the patterns, at most 256.
+    Matching(&'a [Inbound<'a>]),
+    /// Messages on channels subscribed to by name, at most 256.
+    Named(&'a [Inbound<'a>]),
+    /// The subscription to a channel has begun.
+    Subscribed(&'a [u8]),
+    /// The subscription to a channel has ended.
+    Unsubscribed(&'a [u8]),
+    /// The broker does not let us subscribe to a channel.
+    Refused(&'a str, Error),
+}
+
+/// Takes what was heard, in order.
+pub type Ear<'e> = &'e mut (dyn for<'a> FnMut(Heard<'a>) + Send);
+
 /// The receiving side of a broker.
 pub enum Listening {
     /// Inside this process.
@@ -67,15 +87,15 @@ pub enum Listening {
 }
 
 impl Listening {
-    /// Connects, authenticates and subscribes within `limits.connect_timeout`; the subscription is
-    /// acknowledged when this returns.
+    /// Connects, authenticates and subscribes to the patterns within `limits.connect_timeout`;
+    /// their subscription is confirmed when this returns.
     pub async fn connect(
         url: &BrokerUrl,
         limits: &Limits,
         patterns: &[&str],
     ) -> Result<Self, Error> {
         match &url.target {
-            Target::Memory => Ok(Self::Memory(memory::Listening::open())),
+            Target::Memory => Ok(Self::Memory(memory::Listening::open(patterns))),
             Target::Redis(info) => {
                 let listening = within(
                     limits.connect_timeout,
@@ -87,14 +107,19 @@ impl Listening {
         }
     }
 
-    /// Waits for messages and hands them over, in order, in batches of at most 256.
-    pub async fn next(
-        &mut self,
-        deliver: &mut (dyn for<'a> FnMut(&[Inbound<'a>]) + Send),
-    ) -> Result<(), Error> {
+    /// Begins and ends subscriptions to channels by name.
+    pub fn ask(&mut self, changes: Changes) {
         match self {
-            Self::Memory(listening) => listening.next(deliver).await,
-            Self::Redis(listening) => listening.next(deliver).await,
+            Self::Memory(listening) => listening.ask(changes),
+            Self::Redis(listening) => listening.ask(changes),
+        }
+    }
+
+    /// Waits for something and hands it over. Some of it may have been handed over when it fails.
+    pub async fn next(&mut self, ear: Ear<'_>) -> Result<(), Error> {
+        match self {
+            Self::Memory(listening) => listening.next(ear).await,
+            Self::Redis(listening) => listening.next(ear).await,
         }
     }
 }

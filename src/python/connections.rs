@@ -11,8 +11,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::bridge::{self, Bridge};
+use super::bridge::Bridge;
+use super::callbacks;
 use super::logging;
+use super::sessions::{self, SessionsState};
 use super::{pump, pumps};
 use crate::journal::Level;
 use crate::lane::LaneId;
@@ -172,29 +174,9 @@ impl ManagerState {
             error.write_unraisable(py, None);
         }
         if lost > 0 {
-            Self::call_back(py, self.options.on_drop.as_ref(), (connection, lost, "disconnected"));
+            callbacks::call(py, self.options.on_drop.as_ref(), (connection, lost, "disconnected"));
         }
-        Self::call_back(py, self.options.on_disconnect.as_ref(), (connection, reason));
-    }
-
-    /// Calls an application's callback. What it raises goes where asyncio sends such errors.
-    fn call_back<'py, A>(py: Python<'py>, callback: Option<&Py<PyAny>>, arguments: A)
-    where
-        A: pyo3::call::PyCallArgs<'py>,
-    {
-        let Some(Err(error)) = callback.map(|callback| callback.bind(py).call1(arguments)) else {
-            return;
-        };
-        let report = || -> PyResult<()> {
-            let context = PyDict::new(py);
-            context.set_item("message", "a callback of fanwire's ConnectionManager raised")?;
-            context.set_item("exception", error.value(py))?;
-            let event_loop = bridge::running(py)?.event_loop(py)?;
-            event_loop.call_method1(intern!(py, "call_exception_handler"), (context,)).map(drop)
-        };
-        if let Err(error) = report() {
-            error.write_unraisable(py, None);
-        }
+        callbacks::call(py, self.options.on_disconnect.as_ref(), (connection, reason));
     }
 
     /// Empties all maps; returns the connections there were.
@@ -213,9 +195,11 @@ impl ManagerState {
                 Notice::Dropped(id, count) => {
                     if let Some(connection) = self.connection(py, id) {
                         let arguments = (connection, count, "overflow");
-                        Self::call_back(py, self.options.on_drop.as_ref(), arguments);
+                        callbacks::call(py, self.options.on_drop.as_ref(), arguments);
                     }
                 }
+                // Only sessions subscribe by name.
+                Notice::Refused(_) => {}
                 Notice::GivenUp(id, why, waited) => {
                     ended += 1;
                     if let Err(error) = self.end(py, bridge, id, why, waited) {
@@ -269,9 +253,14 @@ impl ManagerState {
 
 /// Lanes of this router have something to do on this loop.
 pub fn on_ready(py: Python<'_>, router: &Arc<Router>, bridge: &Arc<Bridge>) -> PyResult<()> {
-    // A manager that is gone has no connections.
-    let Some(state) = router.owner().and_then(|owner| owner.downcast::<ManagerState>().ok()) else {
-        return Ok(());
+    // An owner that is gone has neither connections nor sessions.
+    let Some(owner) = router.owner() else { return Ok(()) };
+    let state = match owner.downcast::<ManagerState>() {
+        Ok(state) => state,
+        Err(owner) => {
+            let sessions = owner.downcast::<SessionsState>();
+            return sessions.map_or(Ok(()), |state| sessions::on_ready(py, &state, bridge));
+        }
     };
     state.router.stats.wakeups.add(1);
     state.heed(py, bridge);

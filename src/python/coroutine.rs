@@ -29,8 +29,8 @@ pub fn thrown(
     Ok(PyErr::from_value(instance))
 }
 
-/// What `await` would call `send` on.
-pub fn awaitable(returned: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
+/// What `await` would call `send` on. `who` returned it.
+pub fn awaitable<'py>(returned: Bound<'py, PyAny>, who: &str) -> PyResult<Bound<'py, PyAny>> {
     static COROUTINE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = returned.py();
     if returned.get_type().is(COROUTINE.import(py, "types", "CoroutineType")?) {
@@ -41,7 +41,7 @@ pub fn awaitable(returned: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
             .get_type()
             .name()
             .map_or_else(|_| "object".to_owned(), |name| name.to_string());
-        let text = format!("send_text() returned {kind}, which cannot be awaited");
+        let text = format!("{who} returned {kind}, which cannot be awaited");
         let explained = PyTypeError::new_err(text);
         explained.set_cause(py, Some(error));
         explained

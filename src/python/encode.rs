@@ -40,6 +40,47 @@ pub fn to_text(message: &Bound<'_, PyAny>) -> PyResult<String> {
     String::from_utf8(bytes).map_err(|error| PyValueError::new_err(format!("message: {error}")))
 }
 
+/// A message that travels inside other JSON: there `bytes` that are JSON already cannot be told from
+/// text, and JSON has no bytes.
+fn refuse_bytes(message: &Bound<'_, PyAny>) -> PyResult<()> {
+    if message.is_instance_of::<PyBytes>() || message.is_instance_of::<PyByteArray>() {
+        let kind = type_name(&message.get_type());
+        return Err(PyTypeError::new_err(format!("message: cannot encode {kind} as JSON")));
+    }
+    Ok(())
+}
+
+/// The message of a topic as text.
+pub fn to_value(message: &Bound<'_, PyAny>) -> PyResult<String> {
+    refuse_bytes(message)?;
+    let mut out = Vec::with_capacity(256);
+    encode(message, &mut out, 0).map_err(|failure| failure.into_error(message.py()))?;
+    String::from_utf8(out).map_err(|error| PyValueError::new_err(format!("message: {error}")))
+}
+
+/// What is published for a topic: `{"topic":…,"message":…}`, and the session it is not for.
+pub fn to_envelope(
+    topic: &str,
+    message: &Bound<'_, PyAny>,
+    except: Option<&str>,
+) -> PyResult<Vec<u8>> {
+    refuse_bytes(message)?;
+    let mut out = Vec::with_capacity(256);
+    let text = |text: &str, out: &mut Vec<u8>| {
+        serde_json::to_writer(out, text).map_err(|error| PyValueError::new_err(error.to_string()))
+    };
+    out.extend_from_slice(b"{\"topic\":");
+    text(topic, &mut out)?;
+    out.extend_from_slice(b",\"message\":");
+    encode(message, &mut out, 0).map_err(|failure| failure.into_error(message.py()))?;
+    if let Some(except) = except {
+        out.extend_from_slice(b",\"except\":");
+        text(except, &mut out)?;
+    }
+    out.push(b'}');
+    Ok(out)
+}
+
 /// Why and where: the path is collected from the inside out.
 struct Failure {
     error: PyErr,

@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
 
 use crate::journal::{Journal, Level};
 
@@ -15,6 +16,19 @@ pub fn log(py: Python<'_>, level: Level, text: &str) {
         })
         .and_then(|log| log.call1(py, (level as u8, "fanwire: %s", text)));
     if let Err(error) = logged {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Logs an error with the traceback of what raised it.
+pub fn log_raised(py: Python<'_>, text: &str, error: &PyErr) {
+    let logged = || -> PyResult<()> {
+        let options = PyDict::new(py);
+        options.set_item("exc_info", error.value(py))?;
+        let logger = py.import("logging")?.call_method1("getLogger", ("fanwire",))?;
+        logger.call_method("error", ("fanwire: %s", text), Some(&options)).map(drop)
+    };
+    if let Err(error) = logged() {
         error.write_unraisable(py, None);
     }
 }

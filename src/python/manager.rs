@@ -299,7 +299,7 @@ pub fn add_stats(state: &ManagerState, into: &Bound<'_, PyDict>) -> PyResult<()>
 }
 
 /// `count`, `p50`, `p99` and `buckets`: what the values are below, and how many they are.
-fn histogram<'py>(
+pub fn histogram<'py>(
     py: Python<'py>,
     histogram: &Histogram,
     unit: f64,

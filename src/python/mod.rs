@@ -2,8 +2,11 @@
 
 mod answer;
 mod bridge;
+mod broker;
+mod callbacks;
 mod connections;
 mod coroutine;
+mod decode;
 mod encode;
 mod errors;
 mod ffi;
@@ -12,9 +15,13 @@ mod manager;
 mod operation;
 mod options;
 mod publisher;
+mod pubsub;
 mod pump;
 mod pumps;
 mod scalars;
+mod sessions;
+mod topics;
+mod turns;
 mod views;
 
 use pyo3::prelude::*;
@@ -31,6 +38,8 @@ mod _core {
     use super::manager::{ConnectionManager, get_manager, init_manager};
     #[pymodule_export]
     use super::publisher::{UploadProgressPublisher, get_publisher, init_publisher};
+    #[pymodule_export]
+    use super::pubsub::{MemoryPubSub, RedisPubSub};
     #[pymodule_export]
     use super::views::MapView;
 

@@ -54,6 +54,18 @@ pub fn overflow(py: Python<'_>, policy: &str) -> PyResult<Overflow> {
     }
 }
 
+/// Whether a session's handlers may run side by side.
+pub fn is_concurrent(py: Python<'_>, ordering: &str) -> PyResult<bool> {
+    match ordering {
+        "session" => Ok(false),
+        "concurrent" => Ok(true),
+        other => {
+            let text = format!("ordering must be \"session\" or \"concurrent\", not {other:?}");
+            Err(errors::new(py, "ConfigError", text))
+        }
+    }
+}
+
 /// True (or nothing), False, or rules.
 pub fn coalescer(py: Python<'_>, coalesce: Option<&Bound<'_, PyAny>>) -> PyResult<Coalescer> {
     let rules = match coalesce {

@@ -3,35 +3,30 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::answer::Answer;
-use super::bridge;
+use super::broker::{Broker, BrokerOptions, publish};
 use super::connections::ManagerState;
 use super::encode;
-use super::errors::{self, Doing};
 use super::logging;
 use super::manager;
-use super::operation::{Operation, Step};
-use super::options;
+use super::operation::Operation;
+use super::topics::{self, SessionOptions};
 use crate::channel;
 use crate::client::Client;
-use crate::config::{BrokerUrl, Limits, mask};
-use crate::error::Error;
 use crate::journal::Level;
+use crate::lane::LaneLimits;
 use crate::message::Outgoing;
-use crate::post::Reply;
 use crate::router;
+use crate::supervise::Uploads;
 
 struct Inner {
-    /// An URL that makes no sense is an error of `start` and of every publish, not of the constructor:
-    /// an application builds its publisher at import, and starts it where errors are handled.
-    client: Result<Arc<Client>, Error>,
-    shown_url: String,
+    broker: Broker,
     manager: Option<Arc<ManagerState>>,
 }
 
@@ -51,6 +46,7 @@ struct Inner {
 ///     publish_timeout_seconds: for the broker's answer to a publish.
 ///     max_message_bytes: a larger payload is refused with ValueError.
 ///     max_pending_messages, max_pending_bytes: how much `publish_nowait` lets wait.
+///     channel_prefix, ordering, subscribe_timeout_seconds: for topics, as for `RedisPubSub`.
 ///
 /// Raises:
 ///     fanwire.errors.ConfigError: an option makes no sense. A URL that makes none is raised by
@@ -70,46 +66,26 @@ impl UploadProgressPublisher {
         self.inner.get(py).ok_or_else(missing)
     }
 
-    fn client(&self, py: Python<'_>) -> PyResult<Arc<Client>> {
-        match &self.inner(py)?.client {
-            Ok(client) => Ok(Arc::clone(client)),
-            Err(error) => Err(raise(py, error)),
-        }
-    }
-
     fn outgoing(
         client: &Client,
         channel: Box<str>,
         message: &Bound<'_, PyAny>,
     ) -> PyResult<Outgoing> {
         let payload = encode::to_bytes(message)?;
-        let most = client.limits().max_message_bytes;
-        if payload.len() > most {
-            let text =
-                format!("the message has {} bytes, and max_message_bytes is {most}", payload.len());
-            return Err(PyValueError::new_err(text));
-        }
+        topics::within(payload.len(), client.limits().max_message_bytes)?;
         Ok(Outgoing { channel, payload: payload.into() })
     }
 
     fn publish(&self, channel: Box<str>, message: &Bound<'_, PyAny>) -> PyResult<Py<Answer>> {
         let py = message.py();
-        let client = self.client(py)?;
-        let outgoing = Self::outgoing(&client, channel, message)?;
-        let doing = if client.is_strict() { Doing::Publishing } else { Doing::Tolerating };
-        let bridge = bridge::running(py)?;
-        let (answer, token) = bridge.wait(py, doing)?;
-        let reply = Reply::new(Arc::clone(&bridge.mailbox), token);
-        if let Some(outbox) = client.publish(outgoing, reply) {
-            bridge.flush_soon(py, outbox)?;
-        }
-        Ok(answer)
+        let client = self.inner(py)?.broker.client(py)?;
+        publish(py, client, Self::outgoing(client, channel, message)?)
     }
 
     fn nowait(&self, channel: Box<str>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
         let py = message.py();
-        let client = self.client(py)?;
-        let outgoing = Self::outgoing(&client, channel, message)?;
+        let client = self.inner(py)?.broker.client(py)?;
+        let outgoing = Self::outgoing(client, channel, message)?;
         // Whoever only ever calls this has no event loop that would log an outage for it.
         logging::drain(py, &client.journal);
         Ok(client.publish_nowait(outgoing).is_ok())
@@ -123,7 +99,8 @@ impl UploadProgressPublisher {
         signature = (*_args, **_kwargs),
         text_signature = "(url=None, *, manager=None, strict=False, connect_timeout_seconds=2.0, \
             publish_timeout_seconds=2.0, max_message_bytes=1048576, max_pending_messages=10000, \
-            max_pending_bytes=16777216)"
+            max_pending_bytes=16777216, channel_prefix='pyview:', ordering='session', \
+            subscribe_timeout_seconds=2.0)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self { inner: PyOnceLock::new() }
@@ -133,6 +110,7 @@ impl UploadProgressPublisher {
     #[pyo3(signature = (
         url=None, *, manager=None, strict=false, connect_timeout_seconds=2.0, publish_timeout_seconds=2.0,
         max_message_bytes=1_048_576, max_pending_messages=10_000, max_pending_bytes=16_777_216,
+        channel_prefix="pyview:", ordering="session", subscribe_timeout_seconds=2.0,
     ))]
     fn __init__(
         &self,
@@ -145,30 +123,30 @@ impl UploadProgressPublisher {
         max_message_bytes: usize,
         max_pending_messages: usize,
         max_pending_bytes: usize,
+        channel_prefix: &str,
+        ordering: &str,
+        subscribe_timeout_seconds: f64,
     ) -> PyResult<()> {
         let url = url.map_or_else(|| url_of_environment(py), str::to_owned);
-        let limits = Limits {
-            connect_timeout: options::seconds(
-                py,
-                "connect_timeout_seconds",
-                connect_timeout_seconds,
-            )?,
-            publish_timeout: options::seconds(
-                py,
-                "publish_timeout_seconds",
-                publish_timeout_seconds,
-            )?,
-            max_message_bytes: options::at_least_one(py, "max_message_bytes", max_message_bytes)?,
-            max_pending_messages: options::at_least_one(
-                py,
-                "max_pending_messages",
-                max_pending_messages,
-            )?,
-            max_pending_bytes: options::at_least_one(py, "max_pending_bytes", max_pending_bytes)?,
+        let broker = BrokerOptions {
+            url: &url,
+            channel_prefix,
+            strict,
+            connect_timeout_seconds,
+            publish_timeout_seconds,
+            subscribe_timeout_seconds,
+            max_message_bytes,
+            max_pending: Some((max_pending_messages, max_pending_bytes)),
+        };
+        let LaneLimits { messages, bytes } = LaneLimits::default();
+        let sessions = SessionOptions {
+            ordering,
+            max_queued_messages: messages,
+            max_queued_bytes: bytes,
+            on_drop: None,
         };
         let inner = Inner {
-            client: BrokerUrl::parse(&url).map(|url| Arc::new(Client::new(url, limits, strict))),
-            shown_url: mask(&url),
+            broker: broker.make(py, sessions)?,
             manager: manager.map(manager::state_of).transpose()?,
         };
         self.inner.get_or_init(py, || inner);
@@ -178,13 +156,13 @@ impl UploadProgressPublisher {
     /// The broker's URL, its secrets masked.
     #[getter]
     fn url(&self, py: Python<'_>) -> PyResult<&str> {
-        Ok(&self.inner(py)?.shown_url)
+        Ok(&self.inner(py)?.broker.shown_url)
     }
 
     /// Whether the listener runs: subscribed, or trying to be.
     #[getter]
     fn running(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.inner(py)?.client.as_ref().is_ok_and(|client| client.is_running()))
+        Ok(self.inner(py)?.broker.is_running())
     }
 
     /// Starts to listen. A second call does nothing.
@@ -197,31 +175,16 @@ impl UploadProgressPublisher {
     ///     fanwire.errors.BrokerError: wrong password, no permission, or not a broker.
     fn start(&self, py: Python<'_>) -> PyResult<Operation> {
         let inner = self.inner(py)?;
-        let client = inner.client.clone();
         let router = inner.manager.as_ref().map(|manager| Arc::clone(&manager.router));
-        Ok(Operation::new("UploadProgressPublisher.start", move |py| {
-            let client = client.map_err(|error| raise(py, &error))?;
-            let bridge = bridge::running(py)?;
-            let (future, token) = bridge.wait(py, Doing::Starting)?;
-            let reply = Reply::new(Arc::clone(&bridge.mailbox), token);
-            client.start(router, Arc::clone(&bridge.mailbox), reply);
-            Ok(Step::WaitWith(future, client))
-        }))
+        let uploads = router.map_or(Uploads::Current, Uploads::Of);
+        Ok(inner.broker.start("UploadProgressPublisher.start", uploads))
     }
 
     /// Stops listening, lets out what waits to be published, and closes the broker connections; within
     /// 2 s, whatever the broker does. A second call does nothing. The application's connections stay
     /// open: `ConnectionManager.disconnect_all` closes them.
     fn stop(&self, py: Python<'_>) -> PyResult<Operation> {
-        let client = self.inner(py)?.client.clone();
-        Ok(Operation::new("UploadProgressPublisher.stop", move |py| {
-            let Ok(client) = client else { return Ok(Step::Done) };
-            logging::drain(py, &client.journal);
-            let bridge = bridge::running(py)?;
-            let (future, token) = bridge.wait(py, Doing::Tolerating)?;
-            client.stop(Reply::new(Arc::clone(&bridge.mailbox), token));
-            Ok(Step::Wait(future))
-        }))
+        Ok(self.inner(py)?.broker.stop("UploadProgressPublisher.stop"))
     }
 
     /// Publishes to everybody who watches an upload, on any instance.
@@ -285,34 +248,85 @@ impl UploadProgressPublisher {
         self.nowait(channel::of_user(&user_id), message)
     }
 
-    /// Counters and gauges by name: of this publisher, and of its manager's deliveries.
+    /// Subscribes a session to a topic, as `RedisPubSub.subscribe_topic` does, over the connection that
+    /// this publisher listens with.
+    ///
+    /// Args:
+    ///     session_id, topic: any str.
+    ///     handler: `async def handler(topic, message)`.
+    ///
+    /// Raises:
+    ///     As `RedisPubSub.subscribe_topic`.
+    fn subscribe_topic(
+        &self,
+        py: Python<'_>,
+        session_id: PyBackedStr,
+        topic: &Bound<'_, PyString>,
+        handler: Py<PyAny>,
+    ) -> PyResult<Operation> {
+        self.inner(py)?.broker.subscribe_topic(py, session_id, topic, handler)
+    }
+
+    /// Ends a session's subscription to a topic: its handler is not called again.
+    ///
+    /// Args:
+    ///     session_id, topic: any str.
+    fn unsubscribe_topic(
+        &self,
+        py: Python<'_>,
+        session_id: PyBackedStr,
+        topic: PyBackedStr,
+    ) -> PyResult<Operation> {
+        Ok(topics::unsubscribe(&self.inner(py)?.broker.sessions, session_id, topic))
+    }
+
+    /// Ends all subscriptions of a session: none of its handlers is called again.
+    ///
+    /// Args:
+    ///     session_id: any str.
+    fn unsubscribe_all(&self, py: Python<'_>, session_id: PyBackedStr) -> PyResult<Operation> {
+        Ok(topics::unsubscribe_all(&self.inner(py)?.broker.sessions, session_id))
+    }
+
+    /// Broadcasts to every session that listens to a topic, on any instance, as
+    /// `RedisPubSub.broadcast` does.
+    ///
+    /// Args:
+    ///     topic: any str.
+    ///     message: what JSON can hold, as for `RedisPubSub.broadcast`.
+    ///     except_session_id: a session that is not to get it.
+    ///
+    /// Raises:
+    ///     As `RedisPubSub.broadcast`.
+    #[pyo3(signature = (topic, message, *, except_session_id=None))]
+    fn broadcast(
+        &self,
+        topic: &str,
+        message: &Bound<'_, PyAny>,
+        except_session_id: Option<&str>,
+    ) -> PyResult<Operation> {
+        self.inner(message.py())?.broker.broadcast(topic, message, except_session_id)
+    }
+
+    /// Counters and gauges by name: of this publisher, of its manager's deliveries, and, under
+    /// "topics", of its sessions.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let inner = self.inner(py)?;
         let stats = PyDict::new(py);
-        let client = inner.client.as_ref().map_err(|error| raise(py, error))?;
-        logging::drain(py, &client.journal);
-        for (name, value) in client.stats.snapshot() {
-            stats.set_item(name, value)?;
-        }
-        stats.set_item("listening", client.is_listening())?;
-        let (messages, bytes) = client.waiting();
-        stats.set_item("pending_messages", messages)?;
-        stats.set_item("pending_bytes", bytes)?;
+        inner.broker.add_stats(&stats)?;
         let current = || router::current()?.owner()?.downcast::<ManagerState>().ok();
         if let Some(manager) = inner.manager.clone().or_else(current) {
             manager::add_stats(&manager, &stats)?;
         }
+        let topics = PyDict::new(py);
+        inner.broker.sessions.add_stats(&topics)?;
+        stats.set_item("topics", topics)?;
         Ok(stats)
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(format!("UploadProgressPublisher({:?})", self.inner(py)?.shown_url))
+        Ok(format!("UploadProgressPublisher({:?})", self.inner(py)?.broker.shown_url))
     }
-}
-
-fn raise(py: Python<'_>, error: &Error) -> PyErr {
-    let raised = errors::to_python(py, error, Doing::Starting);
-    raised.unwrap_or_else(|| PyRuntimeError::new_err(error.to_string()))
 }
 
 /// `FANWIRE_URL`, then `REDIS_URL`, then the broker inside this process, with a warning.

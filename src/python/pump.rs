@@ -192,7 +192,7 @@ impl Work {
         let mut begin = || -> PyResult<Bound<'_, PyAny>> {
             let text = self.text(py, &entry.payload);
             let returned = connection.bind(py).call_method1(intern!(py, "send_text"), (text,))?;
-            awaitable(returned)
+            awaitable(returned, "send_text()")
         };
         let awaiting = match begin() {
             Ok(awaiting) => awaiting,

@@ -1,4 +1,4 @@
-"""Starts the demo: one uvicorn in this process, or one process for each of several instances."""
+"""Starts a demo: one uvicorn in this process, or one process for each of several instances."""
 
 import asyncio
 import multiprocessing
@@ -18,10 +18,11 @@ import uvicorn
 import fanwire
 
 from .app import Settings, create_app, without_credentials
-from .progress import Uploads
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
+
+    from starlette.types import ASGIApp
 
 # What a stalled client may cost at shutdown; then its connection is dropped.
 _GRACEFUL_SHUTDOWN_SECONDS = 2
@@ -34,12 +35,39 @@ class DemoError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class DemoApp:
+    """One instance's application, and what ends those of its requests that would take long."""
+
+    app: "ASGIApp"
+    end_requests: Callable[[], None] = lambda: None
+
+
+def uploads(settings: Settings) -> DemoApp:
+    app = create_app(settings)
+    return DemoApp(app, lambda: app.state.uploads.stop("The server is shutting down."))
+
+
+def pyview(settings: Settings) -> DemoApp:
+    # Not above: the demo of uploads does without PyView.
+    from . import pyview_app  # noqa: PLC0415
+
+    return DemoApp(pyview_app.create_app(settings))
+
+
+@dataclass(frozen=True, slots=True)
 class ServeOptions:
     broker_url: str
     host: str
     port: int
     instances: int
     max_upload_bytes: int
+    command: str = "demo"  # as one types it
+    make: Callable[[Settings], DemoApp] = uploads
+
+    @property
+    def make_arguments(self) -> str:
+        """What ``make demo`` has to be told before all else to run the same command."""
+        return f"{self.command} ".removeprefix("demo ")
 
 
 def serve(options: ServeOptions) -> None:
@@ -49,8 +77,8 @@ def serve(options: ServeOptions) -> None:
         raise DemoError(
             f"--instances {options.instances} needs a broker that the instances share, and "
             "memory:// lives in one process.\n"
-            f"Try: python -m fanwire demo {arguments}\n"
-            f'  or: make demo ARGS="{arguments}"'
+            f"Try: python -m fanwire {options.command} {arguments}\n"
+            f'  or: make demo ARGS="{options.make_arguments}{arguments}"'
         )
     asyncio.run(_check_broker(options.broker_url))
     listeners = _listen(options)
@@ -61,10 +89,13 @@ def serve(options: ServeOptions) -> None:
         max_upload_bytes=options.max_upload_bytes,
     )
     instances = [
-        Instance(options.host, listener, replace(settings, port=port))
+        Instance(
+            options.command, options.make, options.host, listener, replace(settings, port=port)
+        )
         for listener, port in zip(listeners, ports, strict=True)
     ]
-    print(f"fanwire demo on {without_credentials(options.broker_url)}, Ctrl-C ends it:", flush=True)
+    broker = without_credentials(options.broker_url)
+    print(f"fanwire {options.command} on {broker}, Ctrl-C ends it:", flush=True)
     if len(instances) == 1:
         instances[0].run()
     else:
@@ -98,9 +129,10 @@ def _listen(options: ServeOptions) -> list[socket.socket]:
         except OSError as error:
             for listener in listeners:
                 listener.close()
+            other = f"{options.make_arguments}--port 8080"
             raise DemoError(
                 f"Cannot listen on {options.host} port {port}: {error.strerror}. "
-                'Choose another with --port (make demo ARGS="--port 8080").'
+                f'Choose another with --port (make demo ARGS="{other}").'
             ) from error
     return listeners
 
@@ -109,9 +141,15 @@ def _listen(options: ServeOptions) -> list[socket.socket]:
 class Instance:
     """One instance of the app. Travels to its process by pickling, open socket and all."""
 
+    command: str
+    make: Callable[[Settings], DemoApp]
     host: str
     listener: socket.socket
     settings: Settings
+
+    @property
+    def name(self) -> str:
+        return f"fanwire {self.command} {self.settings.port}"
 
     def run(self, announcements: Connection | None = None) -> None:
         """Serve. The address is printed, or sent to who prints those of all instances in order."""
@@ -123,14 +161,14 @@ class Instance:
             with suppress(BrokenPipeError), announcements:  # broken: the parent has been killed
                 announcements.send(self._url())
 
-        app = create_app(self.settings)
+        demo = self.make(self.settings)
         config = uvicorn.Config(
-            app,
+            demo.app,
             log_level="warning",
             timeout_graceful_shutdown=_GRACEFUL_SHUTDOWN_SECONDS,
             ws_max_size=64 * 1024,  # a client has only small things to say
         )
-        server = _Server(config, app.state.uploads, announce)
+        server = _Server(config, demo.end_requests, announce)
 
         # uvicorn takes the signals over while it serves, and raises them once more when it is done;
         # they have been obeyed by then, and must not end this process before it has tidied up.
@@ -153,10 +191,13 @@ class _Server(uvicorn.Server):
     """uvicorn, which says when it serves, and does not wait for uploads when it should stop."""
 
     def __init__(
-        self, config: uvicorn.Config, uploads: Uploads, announce: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        end_requests: Callable[[], None],
+        announce: Callable[[], None],
     ) -> None:
         super().__init__(config)
-        self._uploads = uploads
+        self._end_requests = end_requests
         self._announce = announce
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -175,7 +216,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # uvicorn waits for running requests before it tells the app to stop, and a file on a slow
         # connection would be such a request for minutes.
-        self._uploads.stop("The server is shutting down.")
+        self._end_requests()
         await super().shutdown(sockets)
 
 
@@ -188,9 +229,7 @@ def _run_processes(instances: Sequence[Instance]) -> None:
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe(duplex=False) for _ in instances]
     processes: list[BaseProcess] = [
-        context.Process(
-            target=instance.run, args=(writer,), name=f"fanwire demo {instance.settings.port}"
-        )
+        context.Process(target=instance.run, args=(writer,), name=instance.name)
         for instance, (_, writer) in zip(instances, pipes, strict=True)
     ]
     kill_at = float("inf")

@@ -1,17 +1,20 @@
-//! The receiving side: one connection, subscribed by pattern, read by `resp.rs`.
+//! The receiving side: one connection, subscribed by pattern and by name, read by `resp.rs`.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use redis::{ConnectionInfo, ProtocolVersion, RedisConnectionInfo};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::time::Instant;
 
 use super::connect::{self, Duplex};
 use super::resp::{self, Event};
-use crate::broker::BATCH;
+use crate::broker::{BATCH, Ear, Heard};
 use crate::config::BrokerUrl;
 use crate::error::Error;
 use crate::router::Inbound;
+use crate::wishes::Changes;
 
 /// Room for one read: several hundred progress messages, and still in the processor's cache.
 const READ_SIZE: usize = 64 << 10;
@@ -22,95 +25,221 @@ const KEEP_SIZE: usize = 1 << 20;
 /// this, and the time to connect, stay below the five seconds in which a listener is to be back.
 const SILENCE: Duration = Duration::from_millis(1500);
 
+/// Channels named in one command.
+const CHANNELS_AT_ONCE: usize = 1024;
+
+/// What was asked and not answered yet; answers come in the order of the questions.
+#[derive(Debug)]
+enum Asked {
+    Ping,
+    /// Channels to begin or to end; so many of them were confirmed.
+    Subscribe(Vec<Box<str>>, usize),
+    Unsubscribe(Vec<Box<str>>, usize),
+}
+
 /// A subscribed connection.
 pub struct Listening {
-    stream: Box<dyn Duplex>,
+    reading: ReadHalf<Box<dyn Duplex>>,
+    writing: WriteHalf<Box<dyn Duplex>>,
     buffer: BytesMut,
+    /// Commands not written yet.
+    unsent: BytesMut,
+    /// Whether the stream may keep back some of what was written, as TLS does.
+    unflushed: bool,
+    asked: VecDeque<Asked>,
     url: BrokerUrl,
-    /// Whether an answer to a `PING` is awaited.
+    /// When the server will have been silent for too long.
+    due: Instant,
+    /// Whether nothing has come since a `PING`.
     probing: bool,
 }
 
 impl Listening {
-    /// Connects, authenticates and subscribes; returns once the subscription is acknowledged.
+    /// Connects, authenticates and subscribes to the patterns; returns once that is confirmed.
     pub async fn connect(
         info: &ConnectionInfo,
         url: &BrokerUrl,
         patterns: &[&str],
     ) -> Result<Self, Error> {
-        let stream = connect::open(info, url).await?;
-        let buffer = BytesMut::with_capacity(READ_SIZE);
-        let mut listening = Self { stream, buffer, url: url.clone(), probing: false };
+        let (reading, writing) = tokio::io::split(connect::open(info, url).await?);
+        let mut listening = Self {
+            reading,
+            writing,
+            buffer: BytesMut::with_capacity(READ_SIZE),
+            unsent: BytesMut::new(),
+            unflushed: false,
+            asked: VecDeque::new(),
+            url: url.clone(),
+            due: Instant::now() + SILENCE,
+            probing: false,
+        };
         // One write, one wait. Answers come in order: one each for what comes before PSUBSCRIBE.
         let greeting = greeting(info.redis_settings());
-        let mut subscribe = redis::cmd("PSUBSCRIBE");
-        subscribe.arg(patterns);
-        let mut bytes: Vec<u8> =
-            greeting.iter().flat_map(|(command, _)| command.get_packed_command()).collect();
-        bytes.extend(subscribe.get_packed_command());
-        listening
-            .stream
-            .write_all(&bytes)
-            .await
-            .map_err(|error| listening.lost(&error.to_string()))?;
+        for (command, _) in &greeting {
+            listening.unsent.extend_from_slice(&command.get_packed_command());
+        }
+        if !patterns.is_empty() {
+            let mut subscribe = redis::cmd("PSUBSCRIBE");
+            subscribe.arg(patterns);
+            listening.unsent.extend_from_slice(&subscribe.get_packed_command());
+        }
         for (_, required) in greeting {
             listening.answer(required).await?;
         }
         for _ in patterns {
             listening.subscribed().await?;
         }
+        if patterns.is_empty() {
+            listening.greet().await?;
+        }
+        listening.due = Instant::now() + SILENCE;
         Ok(listening)
     }
 
-    /// Waits for messages and hands them over, in order, in batches.
-    pub async fn next(
-        &mut self,
-        deliver: &mut (dyn for<'a> FnMut(&[Inbound<'a>]) + Send),
-    ) -> Result<(), Error> {
-        let consumed = self.deliver_buffered(deliver)?;
+    /// Begins and ends subscriptions to channels.
+    pub fn ask(&mut self, changes: Changes) {
+        for channels in changes.end.chunks(CHANNELS_AT_ONCE) {
+            self.command("UNSUBSCRIBE", channels);
+            self.asked.push_back(Asked::Unsubscribe(channels.to_vec(), 0));
+        }
+        for channels in changes.begin.chunks(CHANNELS_AT_ONCE) {
+            self.subscribe(channels.to_vec());
+        }
+    }
+
+    fn subscribe(&mut self, channels: Vec<Box<str>>) {
+        self.command("SUBSCRIBE", &channels);
+        self.asked.push_back(Asked::Subscribe(channels, 0));
+    }
+
+    fn command(&mut self, name: &str, channels: &[Box<str>]) {
+        let mut command = redis::cmd(name);
+        for channel in channels {
+            command.arg(&**channel);
+        }
+        self.unsent.extend_from_slice(&command.get_packed_command());
+    }
+
+    /// Hands over what has come, and waits for more.
+    pub async fn next(&mut self, ear: Ear<'_>) -> Result<(), Error> {
+        let consumed = self.hand_over(ear)?;
         self.buffer.advance(consumed);
         if self.buffer.is_empty() && self.buffer.capacity() > KEEP_SIZE {
             self.buffer = BytesMut::with_capacity(READ_SIZE);
         }
-        self.probing &= consumed == 0;
-        self.fill_or_probe().await
+        if consumed > 0 {
+            self.probing = false;
+            self.due = Instant::now() + SILENCE;
+        }
+        match tokio::time::timeout_at(self.due, self.exchange()).await {
+            Ok(exchanged) => exchanged,
+            Err(_) if self.probing => Err(self.silent()),
+            // Without this a connection whose peer vanished without a word would be deaf for ever.
+            Err(_) => {
+                self.unsent.extend_from_slice(&redis::cmd("PING").get_packed_command());
+                self.asked.push_back(Asked::Ping);
+                self.probing = true;
+                self.due = Instant::now() + SILENCE;
+                Ok(())
+            }
+        }
     }
 
-    fn deliver_buffered(
-        &self,
-        deliver: &mut (dyn for<'a> FnMut(&[Inbound<'a>]) + Send),
-    ) -> Result<usize, Error> {
+    fn hand_over(&mut self, ear: Ear<'_>) -> Result<usize, Error> {
+        // Taken out, so that what is read from it does not borrow the rest.
+        let buffer = std::mem::take(&mut self.buffer);
+        let consumed = self.hand_over_from(&buffer, ear);
+        self.buffer = buffer;
+        consumed
+    }
+
+    fn hand_over_from(&mut self, bytes: &[u8], ear: Ear<'_>) -> Result<usize, Error> {
         let mut at = 0;
-        let mut batch: Vec<Inbound<'_>> = Vec::with_capacity(BATCH);
+        let mut batch = Batch { messages: Vec::with_capacity(BATCH), named: false };
         while let Some((event, size)) =
-            resp::read(&self.buffer[at..]).map_err(|error| self.lost(&error.to_string()))?
+            resp::read(&bytes[at..]).map_err(|error| self.lost(&error.to_string()))?
         {
             at += size;
             match event {
-                Event::Message(inbound) => {
-                    batch.push(inbound);
-                    if batch.len() == BATCH {
-                        deliver(&batch);
-                        batch.clear();
+                Event::Matching(inbound) => batch.add(inbound, false, ear),
+                Event::Named(inbound) => batch.add(inbound, true, ear),
+                Event::Subscribed(channel) => {
+                    batch.hand_over(ear);
+                    self.confirm();
+                    ear(Heard::Subscribed(channel));
+                }
+                Event::Unsubscribed(channel) => {
+                    batch.hand_over(ear);
+                    self.confirm();
+                    ear(Heard::Unsubscribed(channel));
+                }
+                Event::Error(text) => {
+                    batch.hand_over(ear);
+                    self.refuse(text, ear)?;
+                }
+                Event::Other => {
+                    // The answer to a PING is the only one that is waited for.
+                    if matches!(self.asked.front(), Some(Asked::Ping)) {
+                        self.asked.pop_front();
                     }
                 }
-                // To be refused a PING is to be answered.
-                Event::Error(_) if self.probing => {}
-                Event::Error(text) => return Err(self.complaint(text)),
-                Event::Subscribed | Event::Other => {}
             }
         }
-        if !batch.is_empty() {
-            deliver(&batch);
-        }
+        batch.hand_over(ear);
         Ok(at)
+    }
+
+    /// Notes that one of the channels asked for first was confirmed.
+    fn confirm(&mut self) {
+        if let Some(Asked::Subscribe(channels, done) | Asked::Unsubscribe(channels, done)) =
+            self.asked.front_mut()
+        {
+            *done += 1;
+            if *done >= channels.len() {
+                self.asked.pop_front();
+            }
+        }
+    }
+
+    /// Deals with an error, which answers what was asked first.
+    fn refuse(&mut self, text: &[u8], ear: Ear<'_>) -> Result<(), Error> {
+        match self.asked.pop_front() {
+            // To be refused a PING is to be answered.
+            Some(Asked::Ping) => Ok(()),
+            // Which of them is not told: each is asked for alone.
+            Some(Asked::Subscribe(channels, 0)) if channels.len() > 1 && is_denied(text) => {
+                for channel in channels {
+                    self.subscribe(vec![channel]);
+                }
+                Ok(())
+            }
+            Some(Asked::Subscribe(channels, 0)) if is_denied(text) => {
+                let error = self.complaint(text);
+                for channel in &channels {
+                    ear(Heard::Refused(channel, error.clone()));
+                }
+                Ok(())
+            }
+            _ => Err(self.complaint(text)),
+        }
     }
 
     /// Waits for the answer to a command of the greeting.
     async fn answer(&mut self, required: bool) -> Result<(), Error> {
         self.event(|listening, event| match event {
             Event::Error(text) if required => Err(listening.complaint(text)),
-            Event::Error(_) | Event::Subscribed | Event::Other | Event::Message(_) => Ok(()),
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    /// Makes sure that the server would let us subscribe, as far as can be told without a channel.
+    async fn greet(&mut self) -> Result<(), Error> {
+        self.unsent.extend_from_slice(&redis::cmd("PING").get_packed_command());
+        self.event(|listening, event| match event {
+            // Who may not ask for a sign of life may be allowed to subscribe.
+            Event::Error(text) if !is_denied(text) => Err(listening.complaint(text)),
+            _ => Ok(()),
         })
         .await
     }
@@ -118,11 +247,9 @@ impl Listening {
     /// Waits for the confirmation of a subscription, which nothing but Redis gives.
     async fn subscribed(&mut self) -> Result<(), Error> {
         self.event(|listening, event| match event {
-            Event::Subscribed => Ok(()),
+            Event::Subscribed(_) => Ok(()),
             Event::Error(text) => Err(listening.complaint(text)),
-            Event::Other | Event::Message(_) => {
-                Err(listening.refused("not a Redis server: it does not confirm PSUBSCRIBE"))
-            }
+            _ => Err(listening.refused("not a Redis server: it does not confirm PSUBSCRIBE")),
         })
         .await
     }
@@ -138,40 +265,42 @@ impl Listening {
                     self.buffer.advance(size);
                     return verdict;
                 }
-                Ok(None) => self.fill().await?,
+                Ok(None) => self.exchange().await?,
                 Err(error) => return Err(self.refused(&error.to_string())),
             }
         }
     }
 
-    /// Reads more; a server that has been silent is asked for a sign of life. Without it a connection
-    /// whose peer vanished without a word would be deaf for ever: nothing is ever written to it.
-    async fn fill_or_probe(&mut self) -> Result<(), Error> {
-        if let Ok(filled) = tokio::time::timeout(SILENCE, self.fill()).await {
-            return filled;
+    /// Writes what is unsent and reads what comes, whichever is possible first. It may be cancelled:
+    /// nothing is lost or written twice.
+    async fn exchange(&mut self) -> Result<(), Error> {
+        self.buffer.reserve(READ_SIZE);
+        let Self { reading, writing, buffer, unsent, unflushed, .. } = self;
+        *unflushed |= !unsent.is_empty();
+        let exchanged = if *unflushed {
+            let write = async {
+                writing.write_all_buf(unsent).await?;
+                writing.flush().await?;
+                *unflushed = false;
+                Ok(None)
+            };
+            tokio::select! {
+                biased;
+                written = write => written,
+                read = reading.read_buf(buffer) => read.map(Some),
+            }
+        } else {
+            reading.read_buf(buffer).await.map(Some)
+        };
+        match exchanged {
+            Ok(Some(0)) => Err(self.lost("the server closed the connection")),
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.lost(&error.to_string())),
         }
-        let ping = redis::cmd("PING").get_packed_command();
-        match tokio::time::timeout(SILENCE, self.stream.write_all(&ping)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(self.lost(&error.to_string())),
-            Err(_) => return Err(self.silent()),
-        }
-        self.probing = true;
-        let answered = tokio::time::timeout(SILENCE, self.fill()).await;
-        answered.unwrap_or_else(|_| Err(self.silent()))
     }
 
     fn silent(&self) -> Error {
         Error::Timeout { url: self.url.shown.clone(), after: SILENCE }
-    }
-
-    async fn fill(&mut self) -> Result<(), Error> {
-        self.buffer.reserve(READ_SIZE);
-        match self.stream.read_buf(&mut self.buffer).await {
-            Ok(0) => Err(self.lost("the server closed the connection")),
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.lost(&error.to_string())),
-        }
     }
 
     fn lost(&self, reason: &str) -> Error {
@@ -199,6 +328,35 @@ impl Listening {
             self.refused(&reason)
         }
     }
+}
+
+/// Messages of one kind, gathered.
+struct Batch<'a> {
+    messages: Vec<Inbound<'a>>,
+    named: bool,
+}
+
+impl<'a> Batch<'a> {
+    fn add(&mut self, inbound: Inbound<'a>, named: bool, ear: Ear<'_>) {
+        if self.named != named || self.messages.len() == BATCH {
+            self.hand_over(ear);
+            self.named = named;
+        }
+        self.messages.push(inbound);
+    }
+
+    fn hand_over(&mut self, ear: Ear<'_>) {
+        if !self.messages.is_empty() {
+            let kind = if self.named { Heard::Named } else { Heard::Matching };
+            ear(kind(&self.messages));
+            self.messages.clear();
+        }
+    }
+}
+
+/// Whether an error is about the channels that were named, and not about the connection.
+fn is_denied(text: &[u8]) -> bool {
+    text.starts_with(b"NOPERM")
 }
 
 /// What is sent before the subscription, and whether it must succeed.

@@ -21,10 +21,14 @@ pub struct NotResp(String);
 /// Something the server sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A published message.
-    Message(Inbound<'a>),
-    /// A subscription was confirmed.
-    Subscribed,
+    /// A message on a channel that matches a pattern.
+    Matching(Inbound<'a>),
+    /// A message on a channel that was subscribed to by name.
+    Named(Inbound<'a>),
+    /// The subscription to a channel or a pattern was confirmed.
+    Subscribed(&'a [u8]),
+    /// The end of a subscription was confirmed.
+    Unsubscribed(&'a [u8]),
     /// An error.
     Error(&'a [u8]),
     /// An answer to something else.
@@ -98,13 +102,18 @@ impl<'a> Reader<'a> {
         match (kind, count) {
             (b"pmessage", Some(4)) => {
                 complete!(self.skip(1));
-                self.message()
+                Ok(self.message()?.map(Event::Matching))
             }
-            (b"message", Some(3)) => self.message(),
+            (b"message", Some(3)) => Ok(self.message()?.map(Event::Named)),
             (b"psubscribe" | b"subscribe", Some(3)) => {
+                let name = complete!(self.bulk_value());
                 complete!(self.skip(1));
+                Ok(Some(Event::Subscribed(name)))
+            }
+            (b"unsubscribe", Some(3)) => {
+                let name = complete!(self.bulk_value());
                 complete!(self.skip(1));
-                Ok(Some(Event::Subscribed))
+                Ok(Some(Event::Unsubscribed(name)))
             }
             _ => {
                 self.at = start;
@@ -113,10 +122,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn message(&mut self) -> Partial<Event<'a>> {
+    fn message(&mut self) -> Partial<Inbound<'a>> {
         let channel = complete!(self.bulk_value());
         let payload = complete!(self.bulk_value());
-        Ok(Some(Event::Message(Inbound { channel, payload })))
+        Ok(Some(Inbound { channel, payload }))
     }
 
     fn bulk_value(&mut self) -> Partial<&'a [u8]> {
@@ -250,16 +259,22 @@ fn shown(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn message<'a>(channel: &'a [u8], payload: &'a [u8]) -> Event<'a> {
-        Event::Message(Inbound { channel, payload })
-    }
-
     #[test]
     fn messages_are_read_in_both_protocols() {
         let resp2 = b"*4\r\n$8\r\npmessage\r\n$8\r\nupload:*\r\n$8\r\nupload:1\r\n$2\r\n{}\r\n";
         let resp3 = b">3\r\n$7\r\nmessage\r\n$6\r\nuser:1\r\n$0\r\n\r\n";
-        assert_eq!(read(resp2).unwrap(), Some((message(b"upload:1", b"{}"), resp2.len())));
-        assert_eq!(read(resp3).unwrap(), Some((message(b"user:1", b""), resp3.len())));
+        let matching = Event::Matching(Inbound { channel: b"upload:1", payload: b"{}" });
+        assert_eq!(read(resp2).unwrap(), Some((matching, resp2.len())));
+        let named = Event::Named(Inbound { channel: b"user:1", payload: b"" });
+        assert_eq!(read(resp3).unwrap(), Some((named, resp3.len())));
+    }
+
+    #[test]
+    fn confirmations_name_their_channel() {
+        let on = b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n";
+        assert_eq!(read(on).unwrap(), Some((Event::Subscribed(b"a"), on.len())));
+        let off = b">3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n";
+        assert_eq!(read(off).unwrap(), Some((Event::Unsubscribed(b"a"), off.len())));
     }
 
     #[test]
@@ -267,6 +282,7 @@ mod tests {
         let all: &[&[u8]] = &[
             b"*4\r\n$8\r\npmessage\r\n$8\r\nupload:*\r\n$8\r\nupload:1\r\n$2\r\n{}\r\n",
             b"*3\r\n$10\r\npsubscribe\r\n$8\r\nupload:*\r\n:1\r\n",
+            b"*3\r\n$11\r\nunsubscribe\r\n$8\r\nupload:1\r\n:1\r\n",
             b"-NOAUTH Authentication required.\r\n",
             b"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n",
             b"$-1\r\n",

@@ -1,0 +1,317 @@
+//! The handlers of sessions.
+//!
+//! The core knows a subscription by number; the handlers stand in a slab indexed by that number,
+//! touched by attached threads only. When a session's lane is ready it gets a turn: one Task, in the
+//! context of the subscriber, that runs the session's handlers one after another until nothing waits.
+//! No lock here is held while Python runs.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString};
+
+use super::bridge::{self, Bridge};
+use super::callbacks;
+use super::decode::Parsed;
+use super::logging;
+use super::turns::{Begin, LoopTurns, Turn};
+use crate::journal::Level;
+use crate::lane::{Entry, LaneId};
+use crate::lanes::Notice;
+use crate::router::{Policy, Router};
+use crate::sessions::Channels;
+use crate::stats::Counter;
+use crate::topics::SubscriptionId;
+
+/// Turns begun in one turn of the event loop; the others wait for the next.
+const TURNS_AT_ONCE: usize = 16;
+/// The least time between two log lines about dropped messages.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// What is called for a subscription.
+pub struct Handler {
+    pub call: Py<PyAny>,
+    pub topic: Py<PyString>,
+    /// The `contextvars` context of the subscriber.
+    pub context: Py<PyAny>,
+    /// The keyword arguments of `create_task` that say so.
+    options: Py<PyDict>,
+}
+
+/// How sessions are treated, beside what the router sees to.
+pub struct Options {
+    /// A Task for each message, instead of one handler at a time for each session.
+    pub concurrent: bool,
+    /// How long turns run before the loop's other work has its turn.
+    pub time_slice: Duration,
+    /// Called with a session id, a count of messages and a reason.
+    pub on_drop: Option<Py<PyAny>>,
+}
+
+/// The sessions of a pub/sub object.
+pub struct SessionsState {
+    pub router: Arc<Router>,
+    pub options: Options,
+    handlers: Mutex<Vec<Option<(u32, Handler)>>>,
+    pub parsed: Parsed,
+    loops: Mutex<HashMap<usize, OnLoop>>,
+    flushing: AtomicBool,
+    told_of_drops: Mutex<Option<Instant>>,
+    /// Handlers that raised.
+    pub failed: Counter,
+    /// Messages that have no form in Python.
+    pub undecodable: Counter,
+}
+
+/// A loop, and the turns under way on it.
+type OnLoop = (Weak<Bridge>, Arc<LoopTurns>);
+
+impl SessionsState {
+    /// Sessions without any.
+    pub fn new(policy: Policy, channels: Option<Channels>, options: Options) -> Arc<Self> {
+        let state = Arc::new(Self {
+            router: Router::with_channels(policy, channels),
+            options,
+            handlers: Mutex::default(),
+            parsed: Parsed::default(),
+            loops: Mutex::default(),
+            flushing: AtomicBool::new(false),
+            told_of_drops: Mutex::default(),
+            failed: Counter::default(),
+            undecodable: Counter::default(),
+        });
+        let owner: Weak<Self> = Arc::downgrade(&state);
+        state.router.set_owner(owner);
+        state
+    }
+
+    /// Subscribes a session; the handler runs on the loop of `bridge` in a copy of this context.
+    pub fn subscribe(
+        &self,
+        py: Python<'_>,
+        bridge: &Arc<Bridge>,
+        session_id: &str,
+        topic: &Bound<'_, PyString>,
+        handler: Py<PyAny>,
+    ) -> PyResult<()> {
+        static COPY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let context = COPY.import(py, "contextvars", "copy_context")?.call0()?.unbind();
+        let options = PyDict::new(py);
+        options.set_item(intern!(py, "context"), &context)?;
+        let (topic_object, options) = (topic.clone().unbind(), options.unbind());
+        let fresh = Handler { call: handler, topic: topic_object, context, options };
+        let mut old = None;
+        self.router.subscribe_topic(session_id, topic.to_str()?, &bridge.mailbox, |id| {
+            let mut handlers = self.handlers.lock();
+            let index = id.index as usize;
+            if handlers.len() <= index {
+                handlers.resize_with(index + 1, || None);
+            }
+            old = handlers[index].replace((id.generation, fresh));
+        });
+        drop(old); // without a lock: the end of a handler may run Python
+        self.flush_soon(py, bridge)
+    }
+
+    /// Ends a session's subscription to a topic: its handler is not called again.
+    pub fn unsubscribe(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        session_id: &str,
+        topic: &str,
+    ) -> PyResult<()> {
+        let ended = self.router.unsubscribe_topic(session_id, topic);
+        self.forget(py, ended.into_iter().collect())
+    }
+
+    /// As [`SessionsState::unsubscribe`], for all topics of a session.
+    pub fn unsubscribe_all(self: &Arc<Self>, py: Python<'_>, session_id: &str) -> PyResult<()> {
+        self.forget(py, self.router.unsubscribe_all(session_id))
+    }
+
+    fn forget(&self, py: Python<'_>, ended: Vec<SubscriptionId>) -> PyResult<()> {
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let old: Vec<_> = ended.into_iter().filter_map(|id| self.take_handler(id)).collect();
+        drop(old); // without the lock
+        self.flush_soon(py, &bridge::running(py)?)
+    }
+
+    fn take_handler(&self, id: SubscriptionId) -> Option<Handler> {
+        let mut handlers = self.handlers.lock();
+        let entry = handlers.get_mut(id.index as usize)?;
+        if entry.as_ref()?.0 != id.generation {
+            return None;
+        }
+        entry.take().map(|(_, handler)| handler)
+    }
+
+    /// Has the listener told of changed wishes at the end of this turn of the loop, all at once.
+    fn flush_soon(&self, py: Python<'_>, bridge: &Arc<Bridge>) -> PyResult<()> {
+        if self.router.channels().is_none() || self.flushing.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let Some(state) = self.router.owner().and_then(|owner| owner.downcast::<Self>().ok())
+        else {
+            return Ok(());
+        };
+        let flush = Flush { state };
+        let scheduled = bridge.event_loop(py)?.call_method1(intern!(py, "call_soon"), (flush,));
+        if scheduled.is_err() {
+            self.flush();
+        }
+        scheduled.map(drop)
+    }
+
+    fn flush(&self) {
+        self.flushing.store(false, Ordering::Release);
+        if let Some(channels) = self.router.channels() {
+            channels.wishes.flush();
+        }
+    }
+
+    /// The handler of a subscription, and its context; None once it has ended.
+    pub fn handler(&self, py: Python<'_>, id: SubscriptionId) -> Option<Handler> {
+        let handlers = self.handlers.lock();
+        let (generation, handler) = handlers.get(id.index as usize)?.as_ref()?;
+        (*generation == id.generation).then(|| Handler {
+            call: handler.call.clone_ref(py),
+            topic: handler.topic.clone_ref(py),
+            context: handler.context.clone_ref(py),
+            options: handler.options.clone_ref(py),
+        })
+    }
+
+    fn turns_on(&self, bridge: &Arc<Bridge>) -> Arc<LoopTurns> {
+        let mut loops = self.loops.lock();
+        let key = Arc::as_ptr(bridge) as usize;
+        if let Some((known, turns)) = loops.get(&key)
+            && known.strong_count() > 0
+        {
+            return Arc::clone(turns);
+        }
+        let turns = Arc::<LoopTurns>::default();
+        let gone: Vec<_> = loops.extract_if(|_, (bridge, _)| bridge.strong_count() == 0).collect();
+        loops.insert(key, (Arc::downgrade(bridge), Arc::clone(&turns)));
+        drop(loops);
+        drop(gone); // without the lock: the end of a Task may run Python
+        turns
+    }
+
+    /// Begins the turns of lanes that are ready on a loop.
+    pub fn begin(self: &Arc<Self>, py: Python<'_>, bridge: &Arc<Bridge>) -> PyResult<()> {
+        let taken = self.router.begin_turns(&bridge.mailbox, TURNS_AT_ONCE);
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let turns = self.turns_on(bridge);
+        turns.begin_slice();
+        let event_loop = bridge.event_loop(py)?;
+        let create_task = event_loop.getattr(intern!(py, "create_task"))?;
+        for (lane, entry) in taken {
+            let Some((entry, handler)) = self.live(py, lane, entry) else { continue };
+            let turn = Turn::new(py, self, bridge, &turns, (lane, entry), &handler);
+            let options = Some(handler.options.bind(py));
+            if let Err(error) = create_task.call((turn,), options) {
+                error.write_unraisable(py, Some(&event_loop));
+            }
+        }
+        let begin = Begin { state: Arc::clone(self), bridge: Arc::clone(bridge) };
+        event_loop.call_method1(intern!(py, "call_soon"), (begin,)).map(drop)
+    }
+
+    /// A message that somebody still listens to, beginning with `entry`, and its handler; None when
+    /// there is none, and the lane's turn is over.
+    fn live(&self, py: Python<'_>, lane: LaneId, entry: Entry) -> Option<(Entry, Handler)> {
+        let mut next = Some(entry);
+        while let Some(entry) = next {
+            if let Some(handler) = entry.subscription.and_then(|id| self.handler(py, id)) {
+                return Some((entry, handler));
+            }
+            self.router.stats.dropped.add(1);
+            next = self.router.next_in_turn(lane);
+        }
+        None
+    }
+
+    /// Tells of messages that were dropped.
+    fn heed(&self, py: Python<'_>, bridge: &Arc<Bridge>) {
+        for notice in self.router.take_notices(&bridge.mailbox) {
+            let (lane, count) = match notice {
+                Notice::Dropped(lane, count) => (lane, count),
+                Notice::Refused(id) => {
+                    drop(self.take_handler(id));
+                    continue;
+                }
+                // Only connections are given up.
+                Notice::GivenUp(..) => continue,
+            };
+            let Some(session) = self.router.session_of(lane) else { continue };
+            let now = Instant::now();
+            let mut told = self.told_of_drops.lock();
+            let tell = told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY);
+            if tell {
+                *told = Some(now);
+            }
+            drop(told);
+            if tell {
+                let text = format!(
+                    "a handler of session {session:?} does not return in time: {count} of its messages \
+                     were dropped"
+                );
+                logging::log(py, Level::Warning, &text);
+            }
+            let on_drop = self.options.on_drop.as_ref();
+            callbacks::call(py, on_drop, (session, count, "overflow"));
+        }
+    }
+
+    /// Adds the figures of sessions and topics to a dict.
+    pub fn add_stats(&self, into: &Bound<'_, PyDict>) -> PyResult<()> {
+        let Router { stats, spread, .. } = &*self.router;
+        let (sessions, topics, subscriptions) = self.router.topic_counts();
+        into.set_item("sessions", sessions)?;
+        into.set_item("subscribed_topics", topics)?;
+        into.set_item("subscriptions", subscriptions)?;
+        if let Some(channels) = self.router.channels() {
+            into.set_item("confirmed_topics", channels.wishes.counts().1)?;
+        }
+        into.set_item("delivered", stats.delivered.get())?;
+        into.set_item("handler_failed", self.failed.get())?;
+        into.set_item("undecodable", self.undecodable.get())?;
+        into.set_item("dropped", stats.dropped.get())?;
+        let gauges = self.router.gauges();
+        into.set_item("queued_messages", gauges.queued_messages)?;
+        into.set_item("queued_bytes", gauges.queued_bytes)?;
+        into.set_item("wakeups", stats.wakeups.get())?;
+        let latency = super::manager::histogram(into.py(), &spread.latency, 1e-9)?;
+        into.set_item("delivery_latency_seconds", latency)
+    }
+}
+
+/// Lanes of sessions have something to do on this loop.
+pub fn on_ready(py: Python<'_>, state: &Arc<SessionsState>, bridge: &Arc<Bridge>) -> PyResult<()> {
+    state.router.stats.wakeups.add(1);
+    state.heed(py, bridge);
+    state.begin(py, bridge)
+}
+
+/// What the loop calls at the end of a turn in which subscriptions changed.
+#[pyclass(frozen, module = "fanwire._core", name = "_FlushWishes")]
+struct Flush {
+    state: Arc<SessionsState>,
+}
+
+#[pymethods]
+impl Flush {
+    fn __call__(&self) {
+        self.state.flush();
+    }
+}

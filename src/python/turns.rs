@@ -1,0 +1,472 @@
+//! A session's turn: the Task in which its handlers run, one after another.
+//!
+//! Turns of a loop share slices of time. One whose handler waits is held by [`LoopTurns`], because
+//! asyncio keeps only weak references to Tasks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyException, PyRuntimeError, PyStopIteration};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+use slab::Slab;
+
+use super::bridge::Bridge;
+use super::coroutine::{awaitable, cancelled_error, current_task, progress, throw, thrown};
+use super::sessions::{Handler, SessionsState};
+use super::{ffi, logging};
+use crate::journal::Level;
+use crate::lane::{Entry, LaneId};
+use crate::router::Router;
+
+/// Between two looks at turns that last.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long after a turn was cancelled the next begins: a loop that cancels all its Tasks is most
+/// often about to be closed.
+const TAKE_OVER_AFTER: f64 = 0.05;
+
+/// The turns under way on a loop.
+#[derive(Default)]
+pub struct LoopTurns {
+    /// The Tasks whose handler waits for something.
+    waiting: Mutex<Slab<Py<PyAny>>>,
+    slice: Mutex<Slice>,
+    /// Whether a timer looks for turns that last.
+    watched: AtomicBool,
+}
+
+/// A stretch of time that the turns of a loop share before they let it go on.
+struct Slice {
+    number: u64,
+    began: Instant,
+}
+
+impl Default for Slice {
+    fn default() -> Self {
+        Self { number: 0, began: Instant::now() }
+    }
+}
+
+impl Slice {
+    /// Begins the next one, unless somebody has since `seen`.
+    fn advance(&mut self, seen: Option<u64>) {
+        if seen.is_none_or(|seen| seen == self.number) {
+            self.number += 1;
+            self.began = Instant::now();
+        }
+    }
+}
+
+impl LoopTurns {
+    /// Begins a slice of time.
+    pub fn begin_slice(&self) {
+        self.slice.lock().advance(None);
+    }
+}
+
+/// A handler that waits for something.
+struct Current {
+    awaiting: Py<PyAny>,
+    topic: Py<PyString>,
+}
+
+struct Work {
+    state: Arc<SessionsState>,
+    bridge: Arc<Bridge>,
+    turns: Arc<LoopTurns>,
+    lane: LaneId,
+    /// The context its Task runs in.
+    context: Py<PyAny>,
+    /// Taken from the lane, not handed to its handler yet.
+    next: Option<Entry>,
+    current: Option<Current>,
+    /// Where its Task is held while a handler waits.
+    held: Option<usize>,
+    /// The slice of time it runs in.
+    slice: u64,
+    /// Whether it has let the loop go on since.
+    yielded: bool,
+    /// Whether the lane is not in its hands any more.
+    over: bool,
+}
+
+enum Next {
+    Call(Entry, Handler),
+    /// The loop is to go on first.
+    Yield,
+    Over,
+}
+
+enum Resume<'py> {
+    Send(Bound<'py, PyAny>),
+    Throw(PyErr),
+}
+
+impl Work {
+    /// Runs until something is to be yielded (`Some`) or nothing waits for the session (`None`).
+    fn run(&mut self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
+        if let Some(yielded) = self.resume(py, resume)? {
+            return Ok(Some(yielded));
+        }
+        let none = py.None().into_bound(py);
+        loop {
+            let (entry, handler) = match self.take(py) {
+                Next::Call(entry, handler) => (entry, handler),
+                Next::Yield => return Ok(Some(py.None())),
+                Next::Over => return Ok(None),
+            };
+            if let Some(yielded) = self.call(&none, &entry, handler)? {
+                return Ok(Some(yielded));
+            }
+        }
+    }
+
+    /// Goes on with the handler that waits, if any.
+    fn resume(&mut self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let Some(current) = self.current.take() else {
+            return match resume {
+                Resume::Send(_) => Ok(None),
+                Resume::Throw(error) => Err(error), // cancelled between two calls; Drop puts back the rest
+            };
+        };
+        let awaiting = current.awaiting.bind(py);
+        let result = match resume {
+            Resume::Send(value) => ffi::send(awaiting, &value),
+            Resume::Throw(error) => throw(awaiting, error),
+        };
+        match progress(result) {
+            Ok(Some(yielded)) => {
+                self.current = Some(current);
+                Ok(Some(yielded))
+            }
+            ended => {
+                self.let_go();
+                self.ended(py, &current.topic, ended.map(drop))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Calls a handler with a message. `Some`: it waits, and what it yielded.
+    fn call(
+        &mut self,
+        none: &Bound<'_, PyAny>,
+        entry: &Entry,
+        handler: Handler,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        let py = none.py();
+        let Router { stats, spread, .. } = &*self.state.router;
+        let waited = entry.payload.received.elapsed().as_nanos();
+        let message = match self.state.parsed.message(py, &entry.payload) {
+            Ok(message) => message,
+            Err(error) => {
+                self.state.undecodable.add(1);
+                let topic = handler.topic.bind(py).to_string_lossy().into_owned();
+                let text = format!("a message of topic {topic:?} was skipped: {}", error.value(py));
+                logging::log(py, Level::Error, &text);
+                return Ok(None);
+            }
+        };
+        spread.latency.record(u64::try_from(waited).unwrap_or(u64::MAX));
+        stats.delivered.add(1);
+        let returned = handler.call.bind(py).call1((&handler.topic, message));
+        let result = match returned.and_then(|returned| awaitable(returned, "a handler")) {
+            Ok(awaiting) => match progress(ffi::send(&awaiting, none)) {
+                Ok(Some(yielded)) => {
+                    let (awaiting, topic) = (awaiting.unbind(), handler.topic);
+                    self.current = Some(Current { awaiting, topic });
+                    self.hold(py)?;
+                    return Ok(Some(yielded));
+                }
+                ended => ended.map(drop),
+            },
+            Err(error) => Err(error),
+        };
+        self.ended(py, &handler.topic, result)?;
+        Ok(None)
+    }
+
+    /// Deals with the end of a handler. An error comes back if it is not the handler's.
+    fn ended(&self, py: Python<'_>, topic: &Py<PyString>, result: PyResult<()>) -> PyResult<()> {
+        let Err(error) = result else { return Ok(()) };
+        if error.is_instance(py, cancelled_error(py)?.as_any()) {
+            // Something the handler waited for may have been cancelled, and not this Task.
+            if current_task(py)?.call_method0(intern!(py, "cancelling"))?.is_truthy()? {
+                return Err(error);
+            }
+        } else if !error.is_instance_of::<PyException>(py) {
+            return Err(error); // the interpreter is asked to end
+        }
+        self.state.failed.add(1);
+        let session = self.state.router.session_of(self.lane);
+        let topic = topic.bind(py).repr()?;
+        let session = PyString::new(py, &session.unwrap_or_default()).repr()?;
+        let text = format!("the handler of session {session} for topic {topic} raised");
+        logging::log_raised(py, &text, &error);
+        Ok(())
+    }
+
+    /// The next message with its handler.
+    fn take(&mut self, py: Python<'_>) -> Next {
+        loop {
+            let entry = match self.next.take() {
+                Some(entry) => entry,
+                None if self.over => return Next::Over,
+                None => {
+                    let mut slice = self.turns.slice.lock();
+                    if std::mem::take(&mut self.yielded) {
+                        slice.advance(Some(self.slice));
+                    }
+                    self.slice = slice.number;
+                    if slice.began.elapsed() >= self.state.options.time_slice {
+                        self.yielded = true;
+                        return Next::Yield;
+                    }
+                    drop(slice);
+                    let Some(entry) = self.state.router.next_in_turn(self.lane) else {
+                        self.over = true;
+                        return Next::Over;
+                    };
+                    entry
+                }
+            };
+            let Some(handler) = entry.subscription.and_then(|id| self.state.handler(py, id)) else {
+                self.state.router.stats.dropped.add(1); // its session has left the topic
+                continue;
+            };
+            // Another subscriber's context is another Task's; Drop puts the message back.
+            if !handler.context.is(&self.context) && !self.over {
+                self.next = Some(entry);
+                return Next::Over;
+            }
+            return Next::Call(entry, handler);
+        }
+    }
+
+    /// Has the Task held while its handler waits, and looked after.
+    fn hold(&mut self, py: Python<'_>) -> PyResult<()> {
+        let task = current_task(py)?.unbind();
+        self.held = Some(self.turns.waiting.lock().insert(task));
+        if self.turns.watched.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        Watch::begin(py, &self.state, &self.bridge, &self.turns)
+    }
+
+    fn let_go(&mut self) {
+        let held = self.held.take();
+        let task = held.and_then(|held| self.turns.waiting.lock().try_remove(held));
+        drop(task); // without the lock
+    }
+}
+
+impl Drop for Work {
+    /// What was taken and not handled goes back. A turn that was cut short is taken up again a moment
+    /// later.
+    fn drop(&mut self) {
+        self.let_go();
+        let (mailbox, router) = (&self.bridge.mailbox, &self.state.router);
+        if self.over {
+            router.stats.dropped.add(u64::from(self.next.is_some()));
+            return;
+        }
+        // The lane of a loop that is gone has moved on.
+        if mailbox.is_closed() {
+            return;
+        }
+        let changes_context = self.next.is_some();
+        router.end_turn(mailbox, self.lane, self.next.take());
+        if changes_context && self.current.is_none() {
+            router.retell();
+            return;
+        }
+        let retell = Retell { router: Arc::clone(router) };
+        Python::try_attach(|py| {
+            let raised = PyErr::take(py);
+            let later = self.bridge.event_loop(py).and_then(|event_loop| {
+                event_loop.call_method1(intern!(py, "call_later"), (TAKE_OVER_AFTER, retell))
+            });
+            if later.is_err() {
+                router.retell();
+            }
+            if let Some(raised) = raised {
+                raised.restore(py);
+            }
+        });
+    }
+}
+
+/// The coroutine that asyncio runs as a session's Task.
+#[pyclass(frozen, module = "fanwire._core", name = "_Turn")]
+pub struct Turn {
+    /// Taken out while it runs.
+    work: Mutex<Option<Box<Work>>>,
+}
+
+impl Turn {
+    /// A turn that begins with a message.
+    pub fn new(
+        py: Python<'_>,
+        state: &Arc<SessionsState>,
+        bridge: &Arc<Bridge>,
+        turns: &Arc<LoopTurns>,
+        (lane, entry): (LaneId, Entry),
+        handler: &Handler,
+    ) -> Self {
+        let over = state.options.concurrent;
+        let work = Work {
+            state: Arc::clone(state),
+            bridge: Arc::clone(bridge),
+            turns: Arc::clone(turns),
+            lane,
+            context: handler.context.clone_ref(py),
+            next: Some(entry),
+            current: None,
+            held: None,
+            slice: turns.slice.lock().number,
+            yielded: false,
+            over,
+        };
+        if over {
+            // A turn of one message: the lane is ready for the next.
+            state.router.end_turn(&bridge.mailbox, lane, None);
+        }
+        Self { work: Mutex::new(Some(Box::new(work))) }
+    }
+
+    fn resume(&self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let Some(mut work) = self.work.lock().take() else {
+            return Err(PyRuntimeError::new_err("the turn has ended, or is under way"));
+        };
+        let yielded = work.run(py, resume)?;
+        if yielded.is_some() {
+            *self.work.lock() = Some(work);
+        }
+        Ok(yielded)
+    }
+}
+
+#[allow(clippy::unused_self)] // a Python object's methods have one
+#[pymethods]
+impl Turn {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        self.resume(py, Resume::Send(py.None().into_bound(py)))
+    }
+
+    fn send(&self, value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        self.resume(value.py(), Resume::Send(value.clone()))?
+            .ok_or_else(|| PyStopIteration::new_err(()))
+    }
+
+    #[pyo3(signature = (exception, value=None, traceback=None, /))]
+    fn throw(
+        &self,
+        exception: Bound<'_, PyAny>,
+        value: Option<Bound<'_, PyAny>>,
+        traceback: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = exception.py();
+        let error = thrown(exception, value, traceback)?;
+        self.resume(py, Resume::Throw(error))?.ok_or_else(|| PyStopIteration::new_err(()))
+    }
+
+    fn close(&self) {
+        let work = self.work.lock().take();
+        drop(work);
+    }
+
+    #[getter]
+    fn __name__(&self) -> &'static str {
+        "turn"
+    }
+
+    #[getter]
+    fn __qualname__(&self) -> &'static str {
+        "fanwire.turn"
+    }
+}
+
+/// What the loop calls to begin more turns.
+#[pyclass(frozen, module = "fanwire._core", name = "_Begin")]
+pub struct Begin {
+    pub state: Arc<SessionsState>,
+    pub bridge: Arc<Bridge>,
+}
+
+#[pymethods]
+impl Begin {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        self.state.begin(py, &self.bridge)
+    }
+}
+
+/// What the loop calls some time after a turn was cancelled.
+#[pyclass(frozen, module = "fanwire._core", name = "_RetellSessions")]
+struct Retell {
+    router: Arc<Router>,
+}
+
+#[pymethods]
+impl Retell {
+    fn __call__(&self) {
+        self.router.retell();
+    }
+}
+
+/// Says every now and then that the loop runs, as long as turns last: only then is a session that lets
+/// messages wait the one to blame.
+#[pyclass(frozen, module = "fanwire._core", name = "_Watch")]
+struct Watch {
+    state: Arc<SessionsState>,
+    bridge: Arc<Bridge>,
+    turns: Arc<LoopTurns>,
+    due: Mutex<Instant>,
+}
+
+impl Watch {
+    fn begin(
+        py: Python<'_>,
+        state: &Arc<SessionsState>,
+        bridge: &Arc<Bridge>,
+        turns: &Arc<LoopTurns>,
+    ) -> PyResult<()> {
+        let (state, bridge, turns) = (Arc::clone(state), Arc::clone(bridge), Arc::clone(turns));
+        let due = Mutex::new(Instant::now());
+        Self::later(&Bound::new(py, Self { state, bridge, turns, due })?)
+    }
+
+    fn later(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        *slf.get().due.lock() = Instant::now() + LOOK_EVERY;
+        let event_loop = slf.get().bridge.event_loop(py)?;
+        let arguments = (LOOK_EVERY.as_secs_f64(), slf);
+        event_loop.call_method1(intern!(py, "call_later"), arguments).map(drop)
+    }
+}
+
+#[pymethods]
+impl Watch {
+    fn __call__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        // A loop that was blocked has given no handler a turn: they get one before they are judged.
+        if this.due.lock().elapsed() <= LOOK_EVERY {
+            this.state.router.see(&this.bridge.mailbox);
+        }
+        if this.turns.waiting.lock().is_empty() {
+            this.turns.watched.store(false, Ordering::Release);
+            return Ok(());
+        }
+        Self::later(slf)
+    }
+}

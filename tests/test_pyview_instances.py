@@ -1,0 +1,125 @@
+"""PyView as it is installed, under uvicorn: two instances and one Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack
+
+import pytest
+
+from tests.apps.pyview_app import TOPIC
+from tests.conftest import RedisFactory
+from tests.deadlines import until
+from tests.phoenix import LivePage
+from tests.pyview_server import PyViewServer
+from tests.redis_server import RedisServer
+
+CHANNEL = f"pyview:{TOPIC}"
+
+
+@pytest.fixture(scope="module")
+def module_redis() -> Iterator[RedisServer]:
+    """Not the one that all tests share: these look at its subscriptions, and restart it."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def servers(module_redis: RedisServer) -> Iterator[list[PyViewServer]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(PyViewServer(module_redis.url)) for _ in range(2)]
+
+
+@pytest.fixture
+async def pages() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+async def open_pages(stack: AsyncExitStack, server: PyViewServer, count: int) -> list[LivePage]:
+    return [await stack.enter_async_context(LivePage(server.instance)) for _ in range(count)]
+
+
+def subscribers(server: RedisServer) -> int:
+    [(_, count)] = server.client.pubsub_numsub(CHANNEL)
+    return int(count)
+
+
+async def until_nobody_is_left(servers: list[PyViewServer]) -> None:
+    def left() -> list[tuple[int, ...]]:
+        states = [server.state() for server in servers]
+        maps = ["sessions", "subscribed_topics", "subscriptions", "queued_messages"]
+        return [(state["sockets"], *(state["stats"][name] for name in maps)) for state in states]
+
+    await until(lambda: left() == [(0, 0, 0, 0, 0)] * len(servers), "all sessions are gone")
+
+
+async def test_a_click_on_one_instance_moves_the_counter_on_the_other(
+    servers: list[PyViewServer], pages: AsyncExitStack
+) -> None:
+    [one], [other] = [await open_pages(pages, server, 1) for server in servers]
+    assert one.rendered.pid != other.rendered.pid
+    await one.click()
+    await other.shows(1)
+    await other.click()
+    for page in (one, other):
+        await page.shows(2)
+        assert page.rendered.counts == [0, 1, 2]
+
+
+async def test_two_hundred_sessions_come_and_go_and_leave_nothing(
+    servers: list[PyViewServer], module_redis: RedisServer
+) -> None:
+    async with AsyncExitStack() as stack:
+        opened = [await open_pages(stack, server, 100) for server in servers]
+        stats = [server.state()["stats"] for server in servers]
+        assert [held["sessions"] for held in stats] == [100, 100]
+        assert [held["subscribed_topics"] for held in stats] == [1, 1]
+        assert subscribers(module_redis) == 2  # one of each instance, however many sessions
+        await opened[0][0].click()
+        for page in opened[0] + opened[1]:
+            await page.shows(1)
+    await until_nobody_is_left(servers)
+    await until(lambda: subscribers(module_redis) == 0, "Redis has forgotten the topic")
+    assert module_redis.client.pubsub_channels(CHANNEL) == []
+
+
+async def test_a_thousand_increments_leave_every_page_at_the_same_number(
+    servers: list[PyViewServer], pages: AsyncExitStack
+) -> None:
+    opened = [page for server in servers for page in await open_pages(pages, server, 5)]
+
+    async def click_on(page: LivePage) -> None:
+        for _ in range(100):
+            await page.click()
+
+    await asyncio.gather(*(click_on(page) for page in opened))
+    for page in opened:
+        await page.shows(1000)
+        assert page.rendered.counts == list(range(1001))
+
+
+async def test_sessions_go_on_after_redis_was_restarted(
+    make_redis: RedisFactory, pages: AsyncExitStack
+) -> None:
+    redis = make_redis()
+    with PyViewServer(redis.url) as first, PyViewServer(redis.url) as second:
+        [one], [other] = [await open_pages(pages, server, 1) for server in (first, second)]
+        await one.click()
+        await other.shows(1)
+        redis.kill()
+        await one.click()  # it goes nowhere; but the session is answered
+        assert other.rendered.count == 1
+        redis.start()
+        await until(lambda: subscribers(redis) == 2, "both are subscribed again")
+        while other.rendered.count == 1:  # the way from one to the broker opens by itself, too
+            await one.click()
+            await asyncio.sleep(0.005)
+        await until(lambda: one.rendered.count == other.rendered.count, "they agree")
+        before = one.rendered.count
+        for page in (other, one, other):
+            await page.click()
+        for page in (one, other):
+            await page.shows(before + 3)
+        assert one.rendered.pid != other.rendered.pid
+        await pages.aclose()
+        await until_nobody_is_left([first, second])

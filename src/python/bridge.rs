@@ -11,7 +11,9 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pyo3::intern;
@@ -20,7 +22,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 use slab::Slab;
 
-use super::errors::{self, Doing};
+use super::answer::Answer;
+use super::errors::Doing;
 use super::pumps::Pumps;
 use super::{connections, logging};
 use crate::mailbox::Mailbox;
@@ -28,8 +31,10 @@ use crate::outbox::Outbox;
 use crate::post::{LoopMailbox, Outcome, Post};
 use crate::runtime;
 
-/// Posts handled in one turn of the loop; the rest waits for the next turn.
-const POSTS_A_TURN: usize = 512;
+/// How long posts are handled before the loop's other work has its turn.
+const TIME_SLICE: Duration = Duration::from_millis(1);
+/// Posts between two looks at the clock.
+const LOOK_EVERY: u32 = 8;
 
 /// The bridges of this process by the address of their loop. An address can be used again by another
 /// loop, so a hit counts only if the bridge's weak reference agrees.
@@ -41,9 +46,11 @@ pub struct Bridge {
     pub pumps: Pumps,
     bell: Arc<Bell>,
     event_loop: Py<PyWeakrefReference>,
-    waiting: Mutex<Slab<(Py<PyAny>, Doing)>>,
+    waiting: Mutex<Slab<Py<Answer>>>,
     /// Outboxes to be flushed at the end of this turn of the loop.
     gathering: Mutex<Vec<Arc<Outbox>>>,
+    /// Whether the reader is at work, which flushes them when it has done.
+    reading: AtomicBool,
 }
 
 /// The descriptor that wakes the loop; None once the loop is gone.
@@ -153,6 +160,7 @@ impl Bridge {
             event_loop: event_loop_ref,
             waiting: Mutex::default(),
             gathering: Mutex::default(),
+            reading: AtomicBool::new(false),
         });
         let reader = Reader { bridge: Arc::clone(&bridge), rest: Mutex::default() };
         // In an empty context: the pumps inherit it, and must not carry the context variables of
@@ -169,11 +177,11 @@ impl Bridge {
         self.event_loop.bind(py).upgrade().ok_or_else(gone)
     }
 
-    /// A future, and the token under which to answer it.
-    pub fn wait(&self, py: Python<'_>, doing: Doing) -> PyResult<(Py<PyAny>, u64)> {
-        let future = self.event_loop(py)?.call_method0(intern!(py, "create_future"))?.unbind();
-        let token = self.waiting.lock().insert((future.clone_ref(py), doing));
-        Ok((future, token as u64))
+    /// What an awaitable waits for, and the token under which to give it.
+    pub fn wait(&self, py: Python<'_>, doing: Doing) -> PyResult<(Py<Answer>, u64)> {
+        let answer = Py::new(py, Answer::new(self.event_loop(py)?, doing))?;
+        let token = self.waiting.lock().insert(answer.clone_ref(py));
+        Ok((answer, token as u64))
     }
 
     /// Has an outbox flushed at the end of this turn of the loop.
@@ -185,7 +193,7 @@ impl Bridge {
         gathering.push(outbox);
         let first = gathering.len() == 1;
         drop(gathering);
-        if first {
+        if first && !self.reading.load(Ordering::Relaxed) {
             let flush = Flush { bridge: Arc::clone(self) };
             self.event_loop(py)?.call_method1(intern!(py, "call_soon"), (flush,))?;
         }
@@ -195,33 +203,27 @@ impl Bridge {
     fn complete(&self, py: Python<'_>, token: u64, outcome: Outcome) -> PyResult<()> {
         let waiting =
             usize::try_from(token).ok().and_then(|token| self.waiting.lock().try_remove(token));
-        let Some((future, doing)) = waiting else { return Ok(()) };
-        let future = future.bind(py);
-        // Cancelled meanwhile: nobody wants the answer.
-        if future.call_method0(intern!(py, "done"))?.is_truthy()? {
-            return Ok(());
-        }
-        match outcome.err().and_then(|error| errors::to_python(py, &error, doing)) {
-            None => future.call_method1(intern!(py, "set_result"), (py.None(),))?,
-            Some(error) => {
-                future.call_method1(intern!(py, "set_exception"), (error.into_value(py),))?
+        waiting.map_or(Ok(()), |answer| Answer::give(answer.bind(py), outcome))
+    }
+
+    /// An error is one that ends the loop. Any other must not take what comes after it along.
+    fn handle(self: &Arc<Self>, py: Python<'_>, post: Post) -> PyResult<()> {
+        match post {
+            Post::Completed(token, outcome) => return self.complete(py, token, outcome),
+            Post::Journal(journal) => logging::drain(py, &journal),
+            Post::Ready(router) => {
+                if let Err(error) = connections::on_ready(py, &router, self) {
+                    error.write_unraisable(py, None);
+                }
             }
-        };
+        }
         Ok(())
     }
 
-    fn handle(self: &Arc<Self>, py: Python<'_>, post: Post) {
-        let handled = match post {
-            Post::Completed(token, outcome) => self.complete(py, token, outcome),
-            Post::Journal(journal) => {
-                logging::drain(py, &journal);
-                Ok(())
-            }
-            Post::Ready(router) => connections::on_ready(py, &router, self),
-        };
-        // One post that fails must not take the others with it.
-        if let Err(error) = handled {
-            error.write_unraisable(py, None);
+    fn flush(&self) {
+        let outboxes = std::mem::take(&mut *self.gathering.lock());
+        for outbox in outboxes {
+            outbox.flush();
         }
     }
 }
@@ -235,10 +237,7 @@ struct Flush {
 #[pymethods]
 impl Flush {
     fn __call__(&self) {
-        let outboxes = std::mem::take(&mut *self.bridge.gathering.lock());
-        for outbox in outboxes {
-            outbox.flush();
-        }
+        self.bridge.flush();
     }
 }
 
@@ -253,26 +252,37 @@ pub struct Reader {
 #[pymethods]
 impl Reader {
     fn __call__(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
         let this = slf.get();
         this.bridge.bell.swallow();
-        let mut posts = {
-            let mut rest = this.rest.lock();
-            rest.extend(this.bridge.mailbox.take());
-            std::mem::take(&mut *rest)
-        };
-        for _ in 0..POSTS_A_TURN {
-            let Some(post) = posts.pop_front() else { break };
-            this.bridge.handle(py, post);
+        let posts = this.bridge.mailbox.take();
+        this.rest.lock().extend(posts);
+        this.bridge.reading.store(true, Ordering::Relaxed);
+        let handled = this.handle_some(slf.py());
+        this.bridge.reading.store(false, Ordering::Relaxed);
+        this.bridge.flush();
+        if !this.rest.lock().is_empty() {
+            let event_loop = this.bridge.event_loop(slf.py())?;
+            event_loop.call_method1(intern!(slf.py(), "call_soon"), (slf,))?;
         }
-        if !posts.is_empty() {
-            let mut rest = this.rest.lock();
-            posts.append(&mut rest);
-            *rest = posts;
-            drop(rest);
-            this.bridge.event_loop(py)?.call_method1(intern!(py, "call_soon"), (slf,))?;
+        handled
+    }
+}
+
+impl Reader {
+    /// Handles posts until there are none or it is the turn of the loop's other work. They wake
+    /// Tasks, so each is taken out only when it is its turn: what runs in a Task may run the loop.
+    fn handle_some(&self, py: Python<'_>) -> PyResult<()> {
+        let began = Instant::now();
+        loop {
+            for _ in 0..LOOK_EVERY {
+                let post = self.rest.lock().pop_front();
+                let Some(post) = post else { return Ok(()) };
+                self.bridge.handle(py, post)?;
+            }
+            if began.elapsed() >= TIME_SLICE {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 }
 

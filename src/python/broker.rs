@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyString};
 
+use super::answer::Answer;
 use super::bridge;
 use super::errors::{self, Doing};
 use super::logging;
@@ -158,19 +159,22 @@ impl Broker {
     }
 }
 
-/// Publishes, and waits for the broker's word.
+/// Publishes. What comes back is there when the broker's word is.
+pub fn publish(py: Python<'_>, client: &Arc<Client>, outgoing: Outgoing) -> PyResult<Py<Answer>> {
+    let doing = if client.is_strict() { Doing::Publishing } else { Doing::Tolerating };
+    let bridge = bridge::running(py)?;
+    let (answer, token) = bridge.wait(py, doing)?;
+    let reply = Reply::new(Arc::clone(&bridge.mailbox), token);
+    if let Some(outbox) = client.publish(outgoing, reply) {
+        bridge.flush_soon(py, outbox)?;
+    }
+    Ok(answer)
+}
+
+/// As [`publish`], at its first step.
 pub fn publishing(name: &'static str, client: &Arc<Client>, outgoing: Outgoing) -> Operation {
     let client = Arc::clone(client);
-    let doing = if client.is_strict() { Doing::Publishing } else { Doing::Tolerating };
-    Operation::new(name, move |py| {
-        let bridge = bridge::running(py)?;
-        let (future, token) = bridge.wait(py, doing)?;
-        let reply = Reply::new(Arc::clone(&bridge.mailbox), token);
-        if let Some(outbox) = client.publish(outgoing, reply) {
-            bridge.flush_soon(py, outbox)?;
-        }
-        Ok(Step::Wait(future))
-    })
+    Operation::new(name, move |py| publish(py, &client, outgoing).map(Step::Wait))
 }
 
 fn raise(py: Python<'_>, error: &Error) -> PyErr {

@@ -1,5 +1,6 @@
 //! The Python module: classes, functions, and the fork hooks.
 
+mod answer;
 mod bridge;
 mod broker;
 mod callbacks;

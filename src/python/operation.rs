@@ -6,17 +6,17 @@
 //! (`future_into_py`) 107 us.
 //!
 //! Everything else is an [`Operation`]: nothing happens until its first step, where it also binds to
-//! the running loop; then it yields an asyncio future and ends when that is answered.
+//! the running loop; then it yields an [`Answer`] and ends when that is there.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyStopIteration, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::answer::Answer;
 use super::coroutine::thrown;
 use crate::client::Client;
 
@@ -24,10 +24,10 @@ use crate::client::Client;
 pub enum Step {
     /// The operation is done.
     Done,
-    /// It will be done when this future is.
-    Wait(Py<PyAny>),
+    /// It will be done when this answer is there.
+    Wait(Py<Answer>),
     /// As `Wait`, and until then the client is not to end.
-    WaitWith(Py<PyAny>, Arc<Client>),
+    WaitWith(Py<Answer>, Arc<Client>),
 }
 
 type Start = Box<dyn FnOnce(Python<'_>) -> PyResult<Step> + Send>;
@@ -35,13 +35,13 @@ type Start = Box<dyn FnOnce(Python<'_>) -> PyResult<Step> + Send>;
 enum State {
     New(Start),
     /// The client is held, not used.
-    Waiting(Py<PyAny>, #[allow(dead_code)] Option<Arc<Client>>),
+    Waiting(Py<Answer>, #[allow(dead_code)] Option<Arc<Client>>),
     Done,
 }
 
 /// How an awaitable went on.
 enum Progress {
-    Yielded(Py<PyAny>),
+    Yielded(Py<Answer>),
     Returned,
 }
 
@@ -67,12 +67,10 @@ impl Operation {
         match state {
             State::New(start) => match start(py)? {
                 Step::Done => Ok(Progress::Returned),
-                Step::Wait(future) => self.wait(py, future, None),
-                Step::WaitWith(future, client) => self.wait(py, future, Some(client)),
+                Step::Wait(answer) => Ok(self.wait(py, answer, None)),
+                Step::WaitWith(answer, client) => Ok(self.wait(py, answer, Some(client))),
             },
-            State::Waiting(future, _) => {
-                future.call_method0(py, intern!(py, "result")).map(|_| Progress::Returned)
-            }
+            State::Waiting(answer, _) => answer.get().outcome(py).map(|()| Progress::Returned),
             State::Done => Err(PyRuntimeError::new_err(format!(
                 "cannot reuse already awaited coroutine '{}'",
                 self.name
@@ -82,16 +80,10 @@ impl Operation {
 }
 
 impl Operation {
-    /// Yields a future as its own `__await__` would.
-    fn wait(
-        &self,
-        py: Python<'_>,
-        future: Py<PyAny>,
-        keeps: Option<Arc<Client>>,
-    ) -> PyResult<Progress> {
-        future.setattr(py, intern!(py, "_asyncio_future_blocking"), true)?;
-        *self.state.lock() = State::Waiting(future.clone_ref(py), keeps);
-        Ok(Progress::Yielded(future))
+    fn wait(&self, py: Python<'_>, answer: Py<Answer>, keeps: Option<Arc<Client>>) -> Progress {
+        answer.get().await_it();
+        *self.state.lock() = State::Waiting(answer.clone_ref(py), keeps);
+        Progress::Yielded(answer)
     }
 }
 
@@ -105,15 +97,15 @@ impl Operation {
         slf
     }
 
-    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<Answer>>> {
         self.step(py).map(|progress| match progress {
-            Progress::Yielded(future) => Some(future),
+            Progress::Yielded(answer) => Some(answer),
             Progress::Returned => None,
         })
     }
 
     /// Goes on, as a coroutine's `send` does.
-    fn send(&self, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    fn send(&self, value: &Bound<'_, PyAny>) -> PyResult<Py<Answer>> {
         let py = value.py();
         if !value.is_none() && matches!(*self.state.lock(), State::New(_)) {
             return Err(PyTypeError::new_err(
@@ -121,7 +113,7 @@ impl Operation {
             ));
         }
         match self.step(py)? {
-            Progress::Yielded(future) => Ok(future),
+            Progress::Yielded(answer) => Ok(answer),
             Progress::Returned => Err(PyStopIteration::new_err(())),
         }
     }
@@ -136,8 +128,8 @@ impl Operation {
     ) -> PyResult<Py<PyAny>> {
         let py = exception.py();
         let state = std::mem::replace(&mut *self.state.lock(), State::Done);
-        if let State::Waiting(future, _) = state {
-            future.call_method0(py, intern!(py, "cancel"))?;
+        if let State::Waiting(answer, _) = state {
+            Answer::cancel_it(answer.bind(py), None)?;
         }
         Err(thrown(exception, value, traceback)?)
     }
@@ -145,8 +137,8 @@ impl Operation {
     /// Ends it; an operation that has not begun never will.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let state = std::mem::replace(&mut *self.state.lock(), State::Done);
-        if let State::Waiting(future, _) = state {
-            future.call_method0(py, intern!(py, "cancel"))?;
+        if let State::Waiting(answer, _) = state {
+            Answer::cancel_it(answer.bind(py), None)?;
         }
         Ok(())
     }
@@ -172,9 +164,9 @@ impl Operation {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         if let Some(state) = self.state.try_lock()
-            && let State::Waiting(future, _) = &*state
+            && let State::Waiting(answer, _) = &*state
         {
-            visit.call(future)?;
+            visit.call(answer)?;
         }
         Ok(())
     }

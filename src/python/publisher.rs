@@ -9,7 +9,8 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
-use super::broker::{Broker, BrokerOptions, publishing};
+use super::answer::Answer;
+use super::broker::{Broker, BrokerOptions, publish};
 use super::connections::ManagerState;
 use super::encode;
 use super::logging;
@@ -75,15 +76,10 @@ impl UploadProgressPublisher {
         Ok(Outgoing { channel, payload: payload.into() })
     }
 
-    fn publish(
-        &self,
-        name: &'static str,
-        channel: Box<str>,
-        message: &Bound<'_, PyAny>,
-    ) -> PyResult<Operation> {
+    fn publish(&self, channel: Box<str>, message: &Bound<'_, PyAny>) -> PyResult<Py<Answer>> {
         let py = message.py();
         let client = self.inner()?.broker.client(py)?;
-        Ok(publishing(name, client, Self::outgoing(client, channel, message)?))
+        publish(py, client, Self::outgoing(client, channel, message)?)
     }
 
     fn nowait(&self, channel: Box<str>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -207,12 +203,8 @@ impl UploadProgressPublisher {
         &self,
         upload_id: PyBackedStr,
         message: &Bound<'_, PyAny>,
-    ) -> PyResult<Operation> {
-        self.publish(
-            "UploadProgressPublisher.publish_progress",
-            channel::of_upload(&upload_id),
-            message,
-        )
+    ) -> PyResult<Py<Answer>> {
+        self.publish(channel::of_upload(&upload_id), message)
     }
 
     /// Publishes to every connection of a user, on any instance.
@@ -227,8 +219,8 @@ impl UploadProgressPublisher {
         &self,
         user_id: PyBackedStr,
         message: &Bound<'_, PyAny>,
-    ) -> PyResult<Operation> {
-        self.publish("UploadProgressPublisher.publish_to_user", channel::of_user(&user_id), message)
+    ) -> PyResult<Py<Answer>> {
+        self.publish(channel::of_user(&user_id), message)
     }
 
     /// Queues a message for an upload without waiting; for hot loops and for code without an event loop.

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
+use crate::health::{Health, State};
 use crate::journal::{Journal, Level};
 use crate::message::Outgoing;
 use crate::outbox::{Item, Outbox};
@@ -37,7 +38,6 @@ struct Listener {
     task: JoinHandle<()>,
     home: Arc<LoopMailbox>,
     running: Arc<AtomicBool>,
-    listening: Arc<AtomicBool>,
 }
 
 /// A connection to a broker for both directions. Nothing connects before it is needed.
@@ -54,6 +54,8 @@ pub struct Client {
     pub stats: Arc<ClientStats>,
     /// Lines to log.
     pub journal: Arc<Journal>,
+    /// How the listener is.
+    pub health: Arc<Health>,
 }
 
 impl Client {
@@ -78,6 +80,7 @@ impl Client {
             process,
             stats: Arc::default(),
             journal,
+            health: Arc::default(),
         }
     }
 
@@ -139,7 +142,6 @@ impl Client {
         }
         self.told_not_started.store(false, Ordering::Release);
         let running = Arc::new(AtomicBool::new(true));
-        let listening = Arc::new(AtomicBool::new(false));
         let job = supervise::Job {
             url: self.url.clone(),
             limits: self.limits,
@@ -150,7 +152,7 @@ impl Client {
             journal: Arc::clone(&self.journal),
             strict: self.strict,
             running: Arc::clone(&running),
-            listening: Arc::clone(&listening),
+            health: Arc::clone(&self.health),
         };
         // Started first: the reply goes along, and an I/O thread that cannot be had is an answer too.
         let task = match runtime::ensure() {
@@ -162,7 +164,7 @@ impl Client {
             }
         };
         let Ok(task) = task else { return };
-        let fresh = Listener { task, home, running, listening };
+        let fresh = Listener { task, home, running };
         if let Some(old) = process.listener.replace(fresh) {
             old.task.abort(); // its event loop is gone
         }
@@ -181,12 +183,16 @@ impl Client {
             return;
         }
         let (stats, topics) = (Arc::clone(&self.stats), Arc::clone(&self.topics));
+        let health = Arc::clone(&self.health);
         let stopping = runtime::spawn(async move {
             if let Some(listener) = listener {
                 listener.task.abort();
                 drop(listener.task.await); // ended or aborted, both are what was asked for
+                let _gate = runtime::gate();
+                if health.enter(State::Stopped, None) {
+                    listener.home.post(Post::Changed(health));
+                }
                 if let Some(channels) = topics.channels() {
-                    let _gate = runtime::gate();
                     channels.wishes.start_over();
                     channels.wishes.abandon();
                 }
@@ -223,6 +229,11 @@ impl Client {
         reply.complete(Ok(()));
     }
 
+    /// Topics that are wanted, and those of them that the broker has confirmed.
+    pub fn wanted(&self) -> (usize, usize) {
+        self.topics.channels().map_or((0, 0), |channels| channels.wishes.counts())
+    }
+
     /// Whether a listener runs in this process.
     pub fn is_running(&self) -> bool {
         self.process().listener.as_ref().is_some_and(Listener::is_alive)
@@ -230,9 +241,12 @@ impl Client {
 
     /// Whether the listener is subscribed at this moment.
     pub fn is_listening(&self) -> bool {
-        let process = self.process();
-        let listener = process.listener.as_ref().filter(|listener| listener.is_alive());
-        listener.is_some_and(|listener| listener.listening.load(Ordering::Acquire))
+        self.state() == State::Live
+    }
+
+    /// Where the listener stands. That of a process this one was forked from does not count.
+    pub fn state(&self) -> State {
+        if self.is_running() { self.health.report().state } else { State::Stopped }
     }
 
     /// Messages and bytes that wait to be published.

@@ -18,7 +18,7 @@
 //!   |-- lanes, lane a bounded queue for each subscriber; which of them are ready, for each loop
 //! post, mailbox what crosses from an I/O thread to an event loop, and the flag that wakes it
 //! runtime       the I/O thread of this process, and forks
-//! channel, config, error, journal, message, stats
+//! channel, config, error, health, journal, message, stats
 //! ```
 //!
 //! The core knows subscribers by number ([`lane::LaneId`]) and event loops by [`post::LoopMailbox`];
@@ -30,6 +30,7 @@ pub mod client;
 pub mod coalesce;
 pub mod config;
 pub mod error;
+pub mod health;
 pub(crate) mod index_set;
 pub mod journal;
 pub mod lane;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::health::Health;
 use crate::journal::Journal;
 use crate::mailbox::Mailbox;
 use crate::router::Router;
@@ -25,6 +26,8 @@ pub enum Post {
     Completed(u64, Outcome),
     /// There are lines to log.
     Journal(Arc<Journal>),
+    /// A listener's state has changed.
+    Changed(Arc<Health>),
 }
 
 /// The duty to answer an awaitable exactly once. Dropped unanswered, it gives its default answer, so

@@ -8,6 +8,7 @@ use crate::broker::{Heard, Listening};
 use crate::channel::PATTERNS;
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
+use crate::health::{Health, State};
 use crate::journal::{Journal, Level};
 use crate::post::{LoopMailbox, Post, Reply};
 use crate::router::{self, Inbound, Router};
@@ -38,8 +39,8 @@ pub struct Job {
     pub strict: bool,
     /// Cleared when the task ends by itself.
     pub running: Arc<AtomicBool>,
-    /// Set while it is subscribed.
-    pub listening: Arc<AtomicBool>,
+    /// How it is.
+    pub health: Arc<Health>,
 }
 
 /// Whose connections a listener serves.
@@ -82,14 +83,16 @@ pub async fn run(job: Job, started: Reply) {
     let started = Some(started);
     let mut voice = Voice { job: &job, started, told_down: None, named: Vec::new(), attempt: 0 };
     let patterns = job.uploads.patterns();
+    voice.start_over();
+    voice.enter(State::Connecting, None);
     loop {
-        voice.start_over();
         let error = match Listening::connect(&job.url, &job.limits, patterns).await {
             Ok(mut listening) => voice.read(&mut listening).await,
             Err(error) => error,
         };
         if voice.started.is_some() && (error.is_permanent() || job.strict) {
             job.running.store(false, Ordering::Release);
+            voice.enter(State::Stopped, Some(&error));
             voice.answer(Err(error));
             return;
         }
@@ -167,7 +170,12 @@ impl Voice<'_> {
     }
 
     fn hear(&mut self, heard: Heard<'_>) {
+        {
+            let _gate = runtime::gate();
+            self.job.health.hear();
+        }
         match heard {
+            Heard::Alive => {}
             Heard::Matching(batch) => self.route(batch),
             Heard::Named(batch) => self.route_topics(batch),
             Heard::Subscribed(channel) | Heard::Unsubscribed(channel) => {
@@ -236,7 +244,7 @@ impl Voice<'_> {
             let _gate = runtime::gate();
             wishes.end_of_outage();
         }
-        self.job.listening.store(true, Ordering::Release);
+        self.enter(State::Live, None);
         if self.told_down.take().is_some() {
             self.job.stats.reconnects.add(1);
             self.tell(Level::Warning, format!("{url}: receiving again"));
@@ -249,13 +257,23 @@ impl Voice<'_> {
     }
 
     fn down(&mut self, error: &Error) {
-        self.job.listening.store(false, Ordering::Release);
+        self.start_over();
+        let was_live = matches!(self.job.health.report().state, State::Live | State::Degraded);
+        let state = if was_live { State::Degraded } else { State::Connecting };
+        self.enter(state, Some(error));
         // Once per outage, and once more if what was a matter of waiting has become one of mending.
         let permanent = error.is_permanent();
         if self.told_down.is_none() || (permanent && self.told_down == Some(false)) {
             self.told_down = Some(permanent);
             let text = format!("not receiving, trying again: {error}");
             self.tell(Level::Error, text);
+        }
+    }
+
+    fn enter(&self, state: State, error: Option<&Error>) {
+        let _gate = runtime::gate();
+        if self.job.health.enter(state, error.map(ToString::to_string)) {
+            self.job.home.post(Post::Changed(Arc::clone(&self.job.health)));
         }
     }
 

@@ -248,7 +248,7 @@ fn the_first_session_of_a_topic_asks_for_it_and_the_last_lets_go() {
 fn answers(mailbox: &LoopMailbox) -> Vec<(u64, bool)> {
     let completed = |post| match post {
         Post::Completed(token, outcome) => Some((token, outcome.is_ok())),
-        Post::Ready(_) | Post::Journal(_) => None,
+        Post::Ready(_) | Post::Journal(_) | Post::Changed(_) => None,
     };
     mailbox.take().into_iter().filter_map(completed).collect()
 }

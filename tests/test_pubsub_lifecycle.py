@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+import subprocess
+import sys
+import textwrap
 import weakref
 from typing import Any
 from unittest.mock import patch
@@ -10,6 +13,7 @@ import pytest
 
 import fanwire
 from tests import pubsub
+from tests.interpreters import TIMEOUT_SECONDS, environment
 from tests.outages import troubles
 from tests.pubsub import (
     Backend,
@@ -154,6 +158,35 @@ async def test_a_subclass_that_forgot_its_base(cls: Any) -> None:
 
     with pytest.raises(RuntimeError, match="__init__"):
         await Forgetful().subscribe_topic("s", "t", ignore)
+
+
+MADE_WHILE_COLLECTING = textwrap.dedent(
+    """
+    import gc, sys
+    import fanwire
+
+    cls = getattr(fanwire, sys.argv[1])
+    arguments = ["memory://"] if cls is fanwire.UploadProgressPublisher else []
+    kept = []  # alive, so that what they need is not to be had from a free list
+    for n in range(2_000):
+        gc.set_threshold(n % 19 + 1)
+        kept.append([cls(*arguments)])
+    print(len(kept))
+    """
+)
+
+
+@pytest.mark.parametrize("cls", [*CLASSES, fanwire.ConnectionManager])
+def test_made_while_the_garbage_collector_runs(cls: Any) -> None:
+    """An object is there for the collector before its constructor has begun."""
+    done = subprocess.run(  # noqa: PLW1510 (the status is looked at below)
+        [sys.executable, "-c", MADE_WHILE_COLLECTING, cls.__name__],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        env=environment(),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2000\n", "")
 
 
 # Figures

@@ -150,6 +150,7 @@ class UploadProgressPublisher:
         max_pending_messages: how many messages ``publish_nowait`` lets wait.
         max_pending_bytes: how many bytes of payload ``publish_nowait`` lets wait.
         channel_prefix, ordering, subscribe_timeout_seconds: for topics, as for ``RedisPubSub``.
+        on_state_change: called on the event loop that called ``start()``, as for ``RedisPubSub``.
 
     Raises:
         fanwire.ConfigError: an option makes no sense. A URL that makes none is raised by
@@ -170,6 +171,7 @@ class UploadProgressPublisher:
         channel_prefix: str = "pyview:",
         ordering: Literal["session", "concurrent"] = "session",
         subscribe_timeout_seconds: float = 2.0,
+        on_state_change: Callable[[str, str, str | None], object] | None = None,
     ) -> None: ...
     @property
     def url(self) -> str:
@@ -225,6 +227,8 @@ class UploadProgressPublisher:
         """
     def publish_to_user_nowait(self, user_id: str, message: Any) -> bool:
         """As ``publish_nowait``, for a user."""
+    def health(self) -> dict[str, Any]:
+        """Return how the listener is, as ``RedisPubSub.health``."""
     def stats(self) -> dict[str, Any]:
         """Return counters, gauges and histograms by name: of this publisher and of its manager.
 
@@ -263,6 +267,8 @@ class RedisPubSub:
             return; past that its oldest ones are dropped and counted.
         max_queued_bytes: the same in bytes.
         on_drop: called on the event loop with a session id, a count of messages, and a reason.
+        on_state_change: called on the event loop that called ``start()`` with the old state, the
+            new one and what is wrong, or None; for the states see ``health()``.
 
     Raises:
         fanwire.ConfigError: an option makes no sense. A URL that makes none is raised by
@@ -283,6 +289,7 @@ class RedisPubSub:
         max_queued_messages: int = 1024,
         max_queued_bytes: int = 4_194_304,
         on_drop: Callable[[str, int, str], object] | None = None,
+        on_state_change: Callable[[str, str, str | None], object] | None = None,
     ) -> None: ...
     @property
     def url(self) -> str:
@@ -346,6 +353,17 @@ class RedisPubSub:
             TypeError, ValueError: the message cannot be encoded, or is larger than
                 ``max_message_bytes``; the text says where in it.
             fanwire.PublishError: the broker did not take it; only with ``strict=True``.
+        """
+    def health(self) -> dict[str, Any]:
+        """Return how the listener is.
+
+        ``state`` is "connecting", "live", "degraded" (it was live and is trying to be again) or
+        "stopped". Beside it ``in_state_seconds``, ``last_heard_seconds`` (since the broker's last
+        sign of life, or None), ``error`` (the last trouble, or None), ``url``, ``reconnects``,
+        ``publish_outages``, ``wanted_topics`` and ``confirmed_topics``.
+
+        Raises:
+            fanwire.ConfigError: the URL makes no sense.
         """
     def stats(self) -> dict[str, Any]:
         """Return counters, gauges and histograms by name."""

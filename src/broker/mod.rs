@@ -71,6 +71,8 @@ pub enum Heard<'a> {
     Subscribed(&'a [u8]),
     /// The subscription to a channel has ended.
     Unsubscribed(&'a [u8]),
+    /// A sign of life that was asked for.
+    Alive,
     /// The broker does not let us subscribe to a channel.
     Refused(&'a str, Error),
 }

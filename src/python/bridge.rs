@@ -25,7 +25,7 @@ use slab::Slab;
 use super::answer::Answer;
 use super::errors::Doing;
 use super::pumps::Pumps;
-use super::{connections, logging};
+use super::{connections, logging, states};
 use crate::mailbox::Mailbox;
 use crate::outbox::Outbox;
 use crate::post::{LoopMailbox, Outcome, Post};
@@ -211,6 +211,7 @@ impl Bridge {
         match post {
             Post::Completed(token, outcome) => return self.complete(py, token, outcome),
             Post::Journal(journal) => logging::drain(py, &journal),
+            Post::Changed(health) => states::tell(py, &health),
             Post::Ready(router) => {
                 if let Err(error) = connections::on_ready(py, &router, self) {
                     error.write_unraisable(py, None);

@@ -15,6 +15,7 @@ use super::logging;
 use super::operation::{Operation, Step};
 use super::options;
 use super::sessions::SessionsState;
+use super::states::{self, Watcher};
 use super::topics::{self, SessionOptions};
 use crate::client::Client;
 use crate::config::{BrokerUrl, Limits, mask};
@@ -31,6 +32,7 @@ pub struct Broker {
     client: Result<Arc<Client>, Error>,
     pub shown_url: String,
     pub sessions: Arc<SessionsState>,
+    watcher: Option<Arc<Watcher>>,
 }
 
 /// What a constructor says about the broker.
@@ -42,6 +44,7 @@ pub struct BrokerOptions<'a> {
     pub publish_timeout_seconds: f64,
     pub subscribe_timeout_seconds: f64,
     pub max_message_bytes: usize,
+    pub on_state_change: Option<Py<PyAny>>,
     /// Messages and bytes; None where nothing is published without waiting.
     pub max_pending: Option<(usize, usize)>,
 }
@@ -72,7 +75,13 @@ impl BrokerOptions<'_> {
             let topics = Arc::clone(&sessions.router);
             Arc::new(Client::new(url, limits, self.strict, topics, journal))
         });
-        Ok(Broker { client, shown_url, sessions })
+        let callback = options::callback(py, "on_state_change", self.on_state_change)?;
+        let watcher = client
+            .as_ref()
+            .ok()
+            .zip(callback)
+            .map(|(client, callback)| Watcher::watch(&client.health, callback));
+        Ok(Broker { client, shown_url, sessions, watcher })
     }
 }
 
@@ -142,7 +151,19 @@ impl Broker {
 
     /// For the garbage collector: handlers may know the object they are subscribed with.
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(watcher) = &self.watcher
+            && Arc::strong_count(watcher) == 1
+        {
+            visit.call(&watcher.on_state_change)?;
+        }
         SessionsState::traverse(&self.sessions, visit)
+    }
+
+    /// `health`.
+    pub fn health<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let client = self.client(py)?;
+        logging::drain(py, &client.journal);
+        states::report(py, client)
     }
 
     /// Adds the broker's figures to a dict.

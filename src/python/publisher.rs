@@ -47,6 +47,7 @@ struct Inner {
 ///     max_message_bytes: a larger payload is refused with ValueError.
 ///     max_pending_messages, max_pending_bytes: how much `publish_nowait` lets wait.
 ///     channel_prefix, ordering, subscribe_timeout_seconds: for topics, as for `RedisPubSub`.
+///     on_state_change: called on the event loop that called `start()`, as for `RedisPubSub`.
 ///
 /// Raises:
 ///     fanwire.errors.ConfigError: an option makes no sense. A URL that makes none is raised by
@@ -100,7 +101,7 @@ impl UploadProgressPublisher {
         text_signature = "(url=None, *, manager=None, strict=False, connect_timeout_seconds=2.0, \
             publish_timeout_seconds=2.0, max_message_bytes=1048576, max_pending_messages=10000, \
             max_pending_bytes=16777216, channel_prefix='pyview:', ordering='session', \
-            subscribe_timeout_seconds=2.0)"
+            subscribe_timeout_seconds=2.0, on_state_change=None)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self { inner: OnceLock::new() }
@@ -111,6 +112,7 @@ impl UploadProgressPublisher {
         url=None, *, manager=None, strict=false, connect_timeout_seconds=2.0, publish_timeout_seconds=2.0,
         max_message_bytes=1_048_576, max_pending_messages=10_000, max_pending_bytes=16_777_216,
         channel_prefix="pyview:", ordering="session", subscribe_timeout_seconds=2.0,
+        on_state_change=None,
     ))]
     fn __init__(
         &self,
@@ -126,6 +128,7 @@ impl UploadProgressPublisher {
         channel_prefix: &str,
         ordering: &str,
         subscribe_timeout_seconds: f64,
+        on_state_change: Option<Py<PyAny>>,
     ) -> PyResult<()> {
         let url = url.map_or_else(|| url_of_environment(py), str::to_owned);
         let broker = BrokerOptions {
@@ -136,6 +139,7 @@ impl UploadProgressPublisher {
             publish_timeout_seconds,
             subscribe_timeout_seconds,
             max_message_bytes,
+            on_state_change,
             max_pending: Some((max_pending_messages, max_pending_bytes)),
         };
         let LaneLimits { messages, bytes } = LaneLimits::default();
@@ -305,6 +309,14 @@ impl UploadProgressPublisher {
         except_session_id: Option<&str>,
     ) -> PyResult<Operation> {
         self.inner()?.broker.broadcast(topic, message, except_session_id)
+    }
+
+    /// How the listener is, as `RedisPubSub.health` says it.
+    ///
+    /// Raises:
+    ///     fanwire.errors.ConfigError: the URL makes no sense.
+    fn health<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.inner()?.broker.health(py)
     }
 
     /// Counters and gauges by name: of this publisher, of its manager's deliveries, and, under

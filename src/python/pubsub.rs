@@ -37,6 +37,8 @@ fn not_initialized(class: &str) -> PyErr {
 ///     max_queued_messages, max_queued_bytes: how much may wait for a session whose handler does not
 ///         return; past that its oldest messages are dropped and counted.
 ///     on_drop: called on the event loop with a session id, a count of messages, and a reason.
+///     on_state_change: called on the event loop that called `start()` with the old state, the new one
+///         and what is wrong, or None; for the states see `health()`.
 ///
 /// Raises:
 ///     fanwire.errors.ConfigError: an option makes no sense. A URL that makes none is raised by
@@ -60,7 +62,8 @@ impl RedisPubSub {
         text_signature = "(url='redis://localhost:6379', channel_prefix='pyview:', *, \
             ordering='session', strict=False, connect_timeout_seconds=2.0, \
             publish_timeout_seconds=2.0, subscribe_timeout_seconds=2.0, max_message_bytes=1048576, \
-            max_queued_messages=1024, max_queued_bytes=4194304, on_drop=None)"
+            max_queued_messages=1024, max_queued_bytes=4194304, on_drop=None, \
+            on_state_change=None)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self { inner: OnceLock::new() }
@@ -71,6 +74,7 @@ impl RedisPubSub {
         url="redis://localhost:6379", channel_prefix="pyview:", *, ordering="session", strict=false,
         connect_timeout_seconds=2.0, publish_timeout_seconds=2.0, subscribe_timeout_seconds=2.0,
         max_message_bytes=1_048_576, max_queued_messages=1024, max_queued_bytes=4_194_304, on_drop=None,
+        on_state_change=None,
     ))]
     fn __init__(
         &self,
@@ -86,6 +90,7 @@ impl RedisPubSub {
         max_queued_messages: usize,
         max_queued_bytes: usize,
         on_drop: Option<Py<PyAny>>,
+        on_state_change: Option<Py<PyAny>>,
     ) -> PyResult<()> {
         let broker = BrokerOptions {
             url,
@@ -95,6 +100,7 @@ impl RedisPubSub {
             publish_timeout_seconds,
             subscribe_timeout_seconds,
             max_message_bytes,
+            on_state_change,
             max_pending: None,
         };
         let sessions = SessionOptions { ordering, max_queued_messages, max_queued_bytes, on_drop };
@@ -204,6 +210,17 @@ impl RedisPubSub {
         except_session_id: Option<&str>,
     ) -> PyResult<Operation> {
         self.inner()?.broadcast(topic, message, except_session_id)
+    }
+
+    /// How the listener is: `state` ("connecting", "live", "degraded": it was live and is trying to be
+    /// again, or "stopped"), `in_state_seconds`, `last_heard_seconds` (since the broker's last sign of life,
+    /// or None), `error` (the last trouble, or None), `url`, `reconnects`, `publish_outages`,
+    /// `wanted_topics` and `confirmed_topics`.
+    ///
+    /// Raises:
+    ///     fanwire.errors.ConfigError: the URL makes no sense.
+    fn health<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.inner()?.health(py)
     }
 
     /// Counters and gauges by name.

@@ -181,6 +181,7 @@ impl Listening {
                     // The answer to a PING is the only one that is waited for.
                     if matches!(self.asked.front(), Some(Asked::Ping)) {
                         self.asked.pop_front();
+                        ear(Heard::Alive);
                     }
                 }
             }
@@ -205,7 +206,10 @@ impl Listening {
     fn refuse(&mut self, text: &[u8], ear: Ear<'_>) -> Result<(), Error> {
         match self.asked.pop_front() {
             // To be refused a PING is to be answered.
-            Some(Asked::Ping) => Ok(()),
+            Some(Asked::Ping) => {
+                ear(Heard::Alive);
+                Ok(())
+            }
             // Which of them is not told: each is asked for alone.
             Some(Asked::Subscribe(channels, 0)) if channels.len() > 1 && is_denied(text) => {
                 for channel in channels {

@@ -16,7 +16,7 @@ use crate::outbox::{Item, Outbox};
 use crate::post::{LoopMailbox, Post, Reply};
 use crate::router::Router;
 use crate::stats::ClientStats;
-use crate::supervise::Uploads;
+use crate::supervise::{Started, Uploads};
 use crate::{publish, runtime, supervise};
 
 /// How long `stop` lets what was published go out. Together with everything else `stop` does, well
@@ -38,6 +38,9 @@ struct Listener {
     task: JoinHandle<()>,
     home: Arc<LoopMailbox>,
     running: Arc<AtomicBool>,
+    started: Arc<Started>,
+    /// Its number for the wishes.
+    number: u64,
 }
 
 /// A connection to a broker for both directions. Nothing connects before it is needed.
@@ -135,11 +138,14 @@ impl Client {
     /// listener runs already.
     pub fn start(&self, uploads: Uploads, home: Arc<LoopMailbox>, reply: Reply) {
         let mut process = self.process();
-        if process.listener.as_ref().is_some_and(Listener::is_alive) {
+        if let Some(listener) = process.listener.as_ref().filter(|listener| listener.is_alive()) {
+            let started = Arc::clone(&listener.started);
             drop(process);
-            reply.complete(Ok(()));
+            started.wait(reply);
             return;
         }
+        let started = Started::new(reply);
+        let number = self.topics.channels().map_or(0, |channels| channels.wishes.begin());
         self.told_not_started.store(false, Ordering::Release);
         let running = Arc::new(AtomicBool::new(true));
         let job = supervise::Job {
@@ -152,19 +158,20 @@ impl Client {
             journal: Arc::clone(&self.journal),
             strict: self.strict,
             running: Arc::clone(&running),
+            started: Arc::clone(&started),
             health: Arc::clone(&self.health),
         };
         // Started first: the reply goes along, and an I/O thread that cannot be had is an answer too.
         let task = match runtime::ensure() {
-            Ok(()) => runtime::spawn(supervise::run(job, reply)),
+            Ok(()) => runtime::spawn(supervise::run(job)),
             Err(error) => {
                 drop(process);
-                reply.complete(Err(error));
+                started.answer(&Err(error));
                 return;
             }
         };
         let Ok(task) = task else { return };
-        let fresh = Listener { task, home, running };
+        let fresh = Listener { task, home, running, started, number };
         if let Some(old) = process.listener.replace(fresh) {
             old.task.abort(); // its event loop is gone
         }
@@ -184,17 +191,18 @@ impl Client {
         }
         let (stats, topics) = (Arc::clone(&self.stats), Arc::clone(&self.topics));
         let health = Arc::clone(&self.health);
+        if let Some(listener) = &listener {
+            listener.task.abort();
+        }
         let stopping = runtime::spawn(async move {
             if let Some(listener) = listener {
-                listener.task.abort();
                 drop(listener.task.await); // ended or aborted, both are what was asked for
                 let _gate = runtime::gate();
                 if health.enter(State::Stopped, None) {
                     listener.home.post(Post::Changed(health));
                 }
                 if let Some(channels) = topics.channels() {
-                    channels.wishes.start_over();
-                    channels.wishes.abandon();
+                    channels.wishes.end(listener.number);
                 }
             }
             if let Some(publishing) = publishing {

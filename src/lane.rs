@@ -151,6 +151,11 @@ impl Lane {
         self.state == State::Suspended && self.suspended.is_some_and(suspended_for)
     }
 
+    /// Whether a pump or a turn has one of its messages.
+    pub fn is_in_hand(&self) -> bool {
+        matches!(self.state, State::Sending | State::Suspended)
+    }
+
     pub fn push(&mut self, entry: Entry) {
         self.bytes += entry.payload.text.len();
         self.queue.push_back(entry);

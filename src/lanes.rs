@@ -362,11 +362,21 @@ impl Lanes {
         }
     }
 
+    /// Says whether a handler of a session waits for something. What counts is how long ago the first
+    /// one of this turn began to: a session whose handlers take a little time each is slow as well.
+    pub fn set_waiting(&mut self, id: LaneId, waits: bool) {
+        let Some(lane) = self.get(id).filter(|lane| lane.is_in_hand()) else { return };
+        lane.state = if waits { State::Suspended } else { State::Sending };
+        if waits && lane.suspended.is_none() {
+            lane.suspended = Some(Instant::now());
+        }
+    }
+
     /// Ends a lane's send; if more waits it goes to the end of the ready queue.
     pub fn finish(&mut self, id: LaneId) {
         let Some(lane) = self.get(id) else { return };
-        if matches!(lane.state, State::Sending | State::Suspended) {
-            lane.state = State::Idle;
+        if lane.is_in_hand() {
+            (lane.state, lane.suspended) = (State::Idle, None);
             if !lane.queue.is_empty() {
                 self.make_ready(id.index);
             }
@@ -400,7 +410,7 @@ impl Lanes {
 
     /// Whether somebody has one of the lane's messages in hand.
     pub fn is_in_hand(&mut self, id: LaneId) -> bool {
-        self.get(id).is_some_and(|lane| matches!(lane.state, State::Sending | State::Suspended))
+        self.get(id).is_some_and(|lane| lane.is_in_hand())
     }
 
     /// Forgets that a loop was told, because nobody there is at work any more.

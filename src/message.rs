@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::coalesce::Class;
@@ -51,13 +51,11 @@ impl Message {
 }
 
 /// What is published for a topic: `{"topic":…,"message":…}`, and perhaps for whom it is not.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub struct Envelope<'a> {
     /// The message, as JSON.
-    #[serde(borrow)]
     pub message: &'a RawValue,
     /// The session that is not to get it.
-    #[serde(borrow, default)]
     pub except: Option<Cow<'a, str>>,
 }
 
@@ -65,13 +63,46 @@ impl<'a> Envelope<'a> {
     /// Reads an envelope; the error says what is wrong with it.
     pub fn parse(payload: &'a [u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(payload).map_err(|_| "is not UTF-8".to_owned())?;
-        // An array would do as well for what reads it.
-        if !text.trim_start().starts_with('{') {
-            return Err("is no topic message: not an object".into());
-        }
         serde_json::from_str(text).map_err(|error| format!("is no topic message: {error}"))
     }
 }
+
+impl<'de: 'a, 'a> Deserialize<'de> for Envelope<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EnvelopeVisitor)
+    }
+}
+
+/// As Python's `json` would: of members with the same name the last one counts, and the others are
+/// not looked at.
+struct EnvelopeVisitor;
+
+impl<'de> Visitor<'de> for EnvelopeVisitor {
+    type Value = Envelope<'de>;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let (mut message, mut except) = (None, None);
+        while let Some(Name(name)) = members.next_key()? {
+            match &*name {
+                "message" => message = Some(members.next_value::<&'de RawValue>()?),
+                "except" => except = Some(members.next_value::<&'de RawValue>()?),
+                _ => drop(members.next_value::<IgnoredAny>()?),
+            }
+        }
+        let message = message.ok_or_else(|| serde::de::Error::missing_field("message"))?;
+        // Whatever else it may be, it is no session of ours.
+        let except = except.and_then(|except| serde_json::from_str::<Name<'_>>(except.get()).ok());
+        Ok(Envelope { message, except: except.map(|Name(except)| except) })
+    }
+}
+
+/// A string, borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// A message that is to be published.
 #[derive(Clone, Debug)]

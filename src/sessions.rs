@@ -14,7 +14,7 @@ use crate::post::LoopMailbox;
 use crate::router::{Inbound, Inner, Policy, Router};
 use crate::stats::ClientStats;
 use crate::topics::{SubscriptionId, Unsubscribed};
-use crate::wishes::Wishes;
+use crate::wishes::{Waiting, Wishes};
 
 /// How topics are called at the broker, and where they are asked for.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Router {
         });
         inner.lanes.bind(lane.index, mailbox);
         if let (true, Some(channels)) = (subscribed.first, &self.channels) {
-            channels.wishes.want(&channels.of(topic), true);
+            channels.wishes.want(&channels.of(topic));
         }
         self.tell(inner);
     }
@@ -76,9 +76,10 @@ impl Router {
         let mut inner = self.inner.lock();
         let session = inner.topics.session(session_id)?;
         let ended = inner.topics.unsubscribe(session_id, topic)?;
-        self.unwant(&ended);
+        let waiting = self.unwant(&ended);
         let unread = inner.leave(session);
         drop(inner);
+        drop(waiting); // answers them
         self.stats.dropped.add(unread.len() as u64);
         Some(ended.id)
     }
@@ -88,11 +89,10 @@ impl Router {
         let mut inner = self.inner.lock();
         let Some(session) = inner.topics.session(session_id) else { return Vec::new() };
         let ended = inner.topics.unsubscribe_all(session_id);
-        for ended in &ended {
-            self.unwant(ended);
-        }
+        let waiting: Vec<_> = ended.iter().flat_map(|ended| self.unwant(ended)).collect();
         let unread = inner.leave(session);
         drop(inner);
+        drop(waiting); // answers them
         self.stats.dropped.add(unread.len() as u64);
         ended.into_iter().map(|ended| ended.id).collect()
     }
@@ -114,9 +114,11 @@ impl Router {
         self.tell(inner);
     }
 
-    fn unwant(&self, ended: &Unsubscribed) {
-        if let (Some(topic), Some(channels)) = (&ended.last_of, &self.channels) {
-            channels.wishes.want(&channels.of(topic), false);
+    /// Returns those who waited for the topic, to be answered without the lock.
+    fn unwant(&self, ended: &Unsubscribed) -> Vec<Waiting> {
+        match (&ended.last_of, &self.channels) {
+            (Some(topic), Some(channels)) => channels.wishes.unwant(&channels.of(topic)),
+            _ => Vec::new(),
         }
     }
 
@@ -207,9 +209,6 @@ impl Router {
         let mut taken = Vec::new();
         let mut inner = self.inner.lock();
         inner.lanes.take(mailbox, most, &mut taken);
-        for (lane, _) in &taken {
-            inner.lanes.suspend(*lane);
-        }
         if taken.is_empty() {
             self.tell(inner);
         }
@@ -220,23 +219,31 @@ impl Router {
     pub fn next_in_turn(&self, id: LaneId) -> Option<Entry> {
         let mut inner = self.inner.lock();
         let next = inner.lanes.get(id).and_then(crate::lane::Lane::pop);
-        if next.is_some() {
-            inner.lanes.suspend(id);
-        } else {
-            inner.end_turn(id);
-        }
+        let unread = if next.is_none() { inner.end_turn(id) } else { Vec::new() };
+        drop(inner);
+        self.stats.dropped.add(unread.len() as u64);
         next
+    }
+
+    /// Says whether the handler whose turn it is waits for something.
+    pub fn set_waiting(&self, id: LaneId, waits: bool) {
+        self.inner.lock().lanes.set_waiting(id, waits);
+    }
+
+    /// One of a session's subscriptions.
+    pub fn subscription_of(&self, session_id: &str) -> Option<SubscriptionId> {
+        self.inner.lock().topics.subscription_of(session_id)
     }
 
     /// Ends a lane's turn early. What was taken and not handled goes back, and its loop is to be told
     /// by [`Router::retell`].
     pub fn end_turn(&self, mailbox: &Arc<LoopMailbox>, id: LaneId, unhandled: Option<Entry>) {
         let mut inner = self.inner.lock();
-        let homeless = unhandled.and_then(|entry| inner.lanes.unread(id, entry));
-        inner.end_turn(id);
+        let mut unread = inner.end_turn_with(id, unhandled);
         inner.lanes.abandon(mailbox);
         drop(inner);
-        self.stats.dropped.add(u64::from(homeless.is_some()));
+        self.stats.dropped.add(unread.len() as u64);
+        unread.clear(); // without the lock: a message may be an object of Python's
     }
 
     /// The name of a lane's session.
@@ -270,12 +277,18 @@ impl Inner {
         unread.into()
     }
 
-    fn end_turn(&mut self, id: LaneId) {
+    /// Ends a lane's turn, with what was taken and not handled. Returns what is to be dropped without
+    /// the lock.
+    fn end_turn_with(&mut self, id: LaneId, unhandled: Option<Entry>) -> Vec<Entry> {
+        let homeless = unhandled.and_then(|entry| self.lanes.unread(id, entry));
+        let mut unread = self.end_turn(id);
+        unread.extend(homeless);
+        unread
+    }
+
+    fn end_turn(&mut self, id: LaneId) -> Vec<Entry> {
         self.lanes.finish(id);
         let session = self.lanes.get(id).and_then(|lane| lane.users.first().copied());
-        if let Some(session) = session {
-            // It has nothing unread: it left in the middle of its turn, and that was dropped then.
-            drop(self.leave(session));
-        }
+        session.map(|session| self.leave(session)).unwrap_or_default()
     }
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::broker::{Heard, Listening};
 use crate::channel::PATTERNS;
 use crate::config::{BrokerUrl, Limits};
@@ -41,6 +43,8 @@ pub struct Job {
     pub running: Arc<AtomicBool>,
     /// How it is.
     pub health: Arc<Health>,
+    /// Who waits for the first attempt.
+    pub started: Arc<Started>,
 }
 
 /// Whose connections a listener serves.
@@ -68,6 +72,41 @@ impl Uploads {
     }
 }
 
+/// Those who wait for a listener's first attempt.
+#[derive(Debug)]
+pub struct Started(Mutex<Option<Vec<Reply>>>);
+
+impl Started {
+    /// Somebody waits.
+    pub fn new(first: Reply) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Some(vec![first]))))
+    }
+
+    /// Somebody else waits too; answered at once if the first attempt was made.
+    pub fn wait(&self, reply: Reply) {
+        let mut waiting = self.0.lock();
+        if let Some(waiting) = &mut *waiting {
+            waiting.push(reply);
+            return;
+        }
+        drop(waiting);
+        reply.complete(Ok(()));
+    }
+
+    fn is_pending(&self) -> bool {
+        let _gate = runtime::gate();
+        self.0.lock().is_some()
+    }
+
+    /// Answers all of them, once.
+    pub fn answer(&self, outcome: &Result<(), Error>) {
+        let waiting = self.0.lock().take();
+        for reply in waiting.into_iter().flatten() {
+            reply.complete(outcome.clone());
+        }
+    }
+}
+
 /// How long to wait before attempt number `attempt` (from 1), with `jitter` in 0..1.
 ///
 /// Doubles from 50 ms to 1 s; the upper half of each span is random, so that a fleet which lost the
@@ -79,18 +118,16 @@ pub fn backoff(attempt: u32, jitter: f64) -> Duration {
 
 /// Runs until it is aborted, or until the first attempt fails for good. `started` is answered after
 /// the first attempt.
-pub async fn run(job: Job, started: Reply) {
-    let started = Some(started);
-    let mut voice = Voice { job: &job, started, told_down: None, named: Vec::new(), attempt: 0 };
+pub async fn run(job: Job) {
+    let mut voice = Voice { job: &job, told_down: None, named: Vec::new(), attempt: 0 };
     let patterns = job.uploads.patterns();
-    voice.start_over();
     voice.enter(State::Connecting, None);
     loop {
         let error = match Listening::connect(&job.url, &job.limits, patterns).await {
             Ok(mut listening) => voice.read(&mut listening).await,
             Err(error) => error,
         };
-        if voice.started.is_some() && (error.is_permanent() || job.strict) {
+        if job.started.is_pending() && (error.is_permanent() || job.strict) {
             job.running.store(false, Ordering::Release);
             voice.enter(State::Stopped, Some(&error));
             voice.answer(Err(error));
@@ -113,8 +150,6 @@ fn jitter() -> f64 {
 /// Routes what the listener reads, and says once each when it is deaf and when it hears again.
 struct Voice<'a> {
     job: &'a Job,
-    /// Answered after the first attempt.
-    started: Option<Reply>,
     /// Whether the trouble that was told last was permanent; None while there is none.
     told_down: Option<bool>,
     named: Vec<Box<[u8]>>,
@@ -184,6 +219,12 @@ impl Voice<'_> {
                     wishes.answered(channel, Ok(()));
                 }
             }
+            Heard::Unclear(channels) => {
+                let _gate = runtime::gate();
+                if let Some(wishes) = self.wishes() {
+                    wishes.unclear(channels);
+                }
+            }
             Heard::Refused(channel, error) => {
                 self.tell(Level::Error, format!("no subscription to {channel:?}: {error}"));
                 let _gate = runtime::gate();
@@ -231,10 +272,8 @@ impl Voice<'_> {
     }
 
     fn answer(&mut self, outcome: Result<(), Error>) {
-        if let Some(reply) = self.started.take() {
-            let _gate = runtime::gate();
-            reply.complete(outcome);
-        }
+        let _gate = runtime::gate();
+        self.job.started.answer(&outcome);
     }
 
     fn up(&mut self) {

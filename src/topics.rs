@@ -171,6 +171,12 @@ impl Topics {
         self.sessions.get(session).map(|session| &*session.name)
     }
 
+    /// One of a session's subscriptions.
+    pub fn subscription_of(&self, session_id: &str) -> Option<SubscriptionId> {
+        let session = self.sessions.by_name(session_id.as_bytes())?;
+        session.subscriptions.iter().next().map(|index| self.id_at(index))
+    }
+
     /// A session's lane.
     pub fn lane_of(&self, session: u32) -> Option<LaneId> {
         self.sessions.get(session)?.value.lane

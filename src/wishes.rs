@@ -24,6 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub struct Changes {
     /// Channels to subscribe to.
     pub begin: Vec<Box<str>>,
+    /// Channels to subscribe to with a command each.
+    pub begin_alone: Vec<Box<str>>,
     /// Channels to unsubscribe from.
     pub end: Vec<Box<str>>,
 }
@@ -31,10 +33,11 @@ pub struct Changes {
 impl Changes {
     /// Whether there is nothing to change.
     pub fn is_empty(&self) -> bool {
-        self.begin.is_empty() && self.end.is_empty()
+        self.begin.is_empty() && self.begin_alone.is_empty() && self.end.is_empty()
     }
 }
 
+#[allow(clippy::struct_excessive_bools)] // they change independently of each other
 #[derive(Debug, Default)]
 struct Channel {
     wanted: bool,
@@ -44,8 +47,13 @@ struct Channel {
     unanswered: u32,
     /// Whether it is listed as one that may differ from what was asked.
     changed: bool,
-    waiting: Vec<(Instant, Reply)>,
+    waiting: Vec<Waiting>,
+    /// Whether it is to be asked for in a command of its own.
+    alone: bool,
 }
+
+/// Somebody who waits for a channel, and until when. Dropped, it is answered.
+pub type Waiting = (Instant, Reply);
 
 impl Channel {
     fn is_live(&self) -> bool {
@@ -59,8 +67,10 @@ struct Inner {
     changed: Vec<Box<str>>,
     /// The sum of what is unanswered.
     unanswered: usize,
-    /// Whether a task looks for those who have waited long enough.
-    watched: bool,
+    /// The fork generation of the task that looks for those who have waited long enough, if there is one.
+    watched: Option<u64>,
+    /// Counts the listeners there were.
+    listener: u64,
     /// Whether it was told that somebody waits in vain, in this outage.
     told_late: bool,
 }
@@ -81,20 +91,28 @@ impl Wishes {
         Self { inner: Mutex::default(), news: Notify::new(), journal, url }
     }
 
-    /// Begins or ends to want a channel. The listener is told by [`Wishes::flush`].
-    pub fn want(&self, channel: &str, wanted: bool) {
+    /// Begins to want a channel. The listener is told by [`Wishes::flush`].
+    pub fn want(&self, channel: &str) {
         let mut inner = self.inner.lock();
         let Inner { channels, changed, .. } = &mut *inner;
-        if let Some(known) = channels.get_mut(channel) {
-            known.wanted = wanted;
-            if !std::mem::replace(&mut known.changed, true) {
-                changed.push(channel.into());
-            }
-        } else if wanted {
-            let fresh = Channel { wanted, changed: true, ..Channel::default() };
-            channels.insert(channel.into(), fresh);
+        let known = channels.entry(channel.into()).or_default();
+        known.wanted = true;
+        if !std::mem::replace(&mut known.changed, true) {
             changed.push(channel.into());
         }
+    }
+
+    /// Ends to want a channel. Returns those who waited for it.
+    #[must_use]
+    pub fn unwant(&self, channel: &str) -> Vec<Waiting> {
+        let mut inner = self.inner.lock();
+        let Inner { channels, changed, .. } = &mut *inner;
+        let Some(known) = channels.get_mut(channel) else { return Vec::new() };
+        known.wanted = false;
+        if !std::mem::replace(&mut known.changed, true) {
+            changed.push(channel.into());
+        }
+        std::mem::take(&mut known.waiting)
     }
 
     /// Has the listener look at what has changed.
@@ -112,7 +130,8 @@ impl Wishes {
     pub fn wait(self: &Arc<Self>, channel: &str, limit: Duration, reply: Reply) {
         let due = Instant::now() + limit;
         let mut inner = self.inner.lock();
-        let watched = inner.watched;
+        let generation = runtime::generation();
+        let watched = inner.watched == Some(generation);
         match inner.channels.get_mut(channel) {
             Some(known) if known.wanted && !known.is_live() => known.waiting.push((due, reply)),
             _ => {
@@ -121,7 +140,7 @@ impl Wishes {
                 return;
             }
         }
-        inner.watched = true;
+        inner.watched = Some(generation);
         drop(inner);
         if watched {
             return;
@@ -136,7 +155,7 @@ impl Wishes {
     /// Answers those who wait: there is no listener.
     pub fn abandon(&self) {
         let mut inner = self.inner.lock();
-        inner.watched = false;
+        inner.watched = None;
         let waiting: Vec<_> =
             inner.channels.values_mut().flat_map(|channel| channel.waiting.drain(..)).collect();
         drop(inner);
@@ -167,7 +186,12 @@ impl Wishes {
             channel.asked = channel.wanted;
             channel.unanswered += 1;
             *unanswered += 1;
-            if channel.wanted { &mut changes.begin } else { &mut changes.end }.push(name);
+            let list = match (channel.wanted, channel.alone) {
+                (true, false) => &mut changes.begin,
+                (true, true) => &mut changes.begin_alone,
+                (false, _) => &mut changes.end,
+            };
+            list.push(name);
         }
         changes
     }
@@ -199,6 +223,44 @@ impl Wishes {
         drop(inner);
         for (_, reply) in waiting {
             reply.complete(outcome.clone());
+        }
+    }
+
+    /// Notes that one command for several channels was refused, and nobody knows for which of them: each
+    /// that is still wanted is asked for alone.
+    pub fn unclear(&self, names: &[Box<str>]) {
+        let mut inner = self.inner.lock();
+        let Inner { channels, changed, unanswered, .. } = &mut *inner;
+        for name in names {
+            let Some(known) = channels.get_mut(name).filter(|known| known.unanswered > 0) else {
+                continue;
+            };
+            known.unanswered -= 1;
+            *unanswered -= 1;
+            known.alone = true;
+            // What was asked since has an answer of its own.
+            if known.unanswered == 0 {
+                known.asked = false;
+            }
+            if !std::mem::replace(&mut known.changed, true) {
+                changed.push(name.clone());
+            }
+        }
+    }
+
+    /// Begins with a new listener, which is to be asked for everything. Returns its number.
+    pub fn begin(&self) -> u64 {
+        self.start_over();
+        let mut inner = self.inner.lock();
+        inner.listener += 1;
+        inner.listener
+    }
+
+    /// Ends with a listener, unless there is another since. Nobody waits any more.
+    pub fn end(&self, listener: u64) {
+        if self.inner.lock().listener == listener {
+            self.start_over();
+            self.abandon();
         }
     }
 
@@ -249,7 +311,7 @@ impl Wishes {
                 }
             }
         }
-        inner.watched = next.is_some();
+        inner.watched = next.map(|_| runtime::generation());
         let tell = !late.is_empty() && !std::mem::replace(&mut inner.told_late, true);
         drop(inner);
         if tell && let Some(reply) = late.first() {

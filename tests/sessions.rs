@@ -7,6 +7,7 @@ use std::time::Duration;
 use fanwire::error::Error;
 use fanwire::journal::Journal;
 use fanwire::lane::{Entry, LaneId, LaneLimits, Overflow};
+use fanwire::message::{Message, Object};
 use fanwire::post::{Bell, LoopMailbox, Post, Reply};
 use fanwire::router::{Inbound, Policy, Router};
 use fanwire::runtime;
@@ -178,17 +179,23 @@ fn what_is_no_envelope_is_skipped_and_named() {
 }
 
 #[test]
-fn a_handler_that_does_not_return_loses_its_oldest_messages_and_no_one_elses() {
+fn handlers_that_wait_lose_their_sessions_oldest_messages_and_no_one_elses() {
     let process = process(LaneLimits { messages: 3, bytes: 1000 });
     process.subscribe("slow", "a");
     process.subscribe("quick", "b");
     process.publish("a", "0");
     let slow = process.begin().remove(0).0;
-    // Slow is whose turn lasts although its loop is seen to run.
+    // Slow is whose handlers wait although the loop is seen to run, however short each of them.
     while process.router.stats.dropped.get() == 0 {
+        process.router.set_waiting(slow, true);
         process.router.see(&process.mailbox);
         process.publish("a", "1");
-        std::thread::yield_now();
+        process.router.set_waiting(slow, false);
+        assert!(process.router.next_in_turn(slow).is_some());
+        process.publish("a", "1");
+        process.publish("a", "1");
+        process.publish("a", "1");
+        process.router.set_waiting(slow, true);
     }
     for message in ["2", "3", "4"] {
         process.publish("a", message);
@@ -202,11 +209,62 @@ fn a_handler_that_does_not_return_loses_its_oldest_messages_and_no_one_elses() {
     assert_eq!(kept, ["2", "3", "4"]);
 }
 
+/// Ends where it would be a deadlock, or panics, if it were dropped under the router's lock.
+struct Nosy(Arc<Router>);
+
+impl Drop for Nosy {
+    fn drop(&mut self) {
+        assert_eq!(self.0.topic_counts(), (0, 0, 0));
+    }
+}
+
+#[test]
+fn what_is_dropped_is_dropped_without_the_lock() {
+    let process = Process::new();
+    for cut_short in [false, true] {
+        process.subscribe("s", "a");
+        for _ in 0..2 {
+            let object = Object(Box::new(Nosy(Arc::clone(&process.router))));
+            process.router.broadcast("a", &Message::of(object), None);
+        }
+        let (lane, entry) = process.begin().remove(0);
+        assert!(process.router.unsubscribe_topic("s", "a").is_some());
+        if cut_short {
+            process.router.end_turn(&process.mailbox, lane, Some(entry));
+        } else {
+            drop(entry);
+            assert!(process.router.next_in_turn(lane).is_none());
+        }
+        assert_eq!(process.router.gauges().lanes, 0);
+    }
+}
+
+#[test]
+fn of_a_command_that_was_refused_each_channel_is_asked_for_alone_if_it_is_wanted_still() {
+    let process = Process::new();
+    let names = |names: &[&str]| names.iter().map(|name| Box::from(*name)).collect::<Vec<_>>();
+    for topic in ["a", "b", "c"] {
+        process.subscribe("s", topic);
+    }
+    assert_eq!(process.wishes.take_changes().begin, names(&["p:a", "p:b", "p:c"]));
+    process.router.unsubscribe_topic("s", "a").unwrap();
+    process.wishes.unclear(&names(&["p:a", "p:b", "p:c"]));
+    let changes = process.wishes.take_changes();
+    assert_eq!((changes.begin, changes.begin_alone), (vec![], names(&["p:b", "p:c"])));
+    assert!(changes.end.is_empty());
+    assert!(!process.wishes.are_settled());
+    process.wishes.answered(b"p:b", Ok(()));
+    process.wishes.answered(b"p:c", Ok(()));
+    assert!(process.wishes.are_settled());
+    assert_eq!(process.wishes.counts(), (2, 2));
+}
+
 #[test]
 fn the_first_session_of_a_topic_asks_for_it_and_the_last_lets_go() {
     let process = Process::new();
     let changes = |begin: &[&str], end: &[&str]| Changes {
         begin: begin.iter().map(|name| Box::from(*name)).collect(),
+        begin_alone: Vec::new(),
         end: end.iter().map(|name| Box::from(*name)).collect(),
     };
     process.subscribe("s", "a");
@@ -257,7 +315,7 @@ fn answers(mailbox: &LoopMailbox) -> Vec<(u64, bool)> {
 async fn who_waits_for_a_topic_is_answered_once() {
     let process = Process::new();
     let wait = |channel: &str, limit: Duration, token: u64| {
-        process.wishes.wait(channel, limit, Reply::new(Arc::clone(&process.mailbox), token));
+        process.wishes.wait(channel, limit, Reply::on_drop(Arc::clone(&process.mailbox), token));
     };
     let long = Duration::from_secs(3600);
     process.subscribe("s", "a");
@@ -279,6 +337,10 @@ async fn who_waits_for_a_topic_is_answered_once() {
     assert_eq!(answers(&process.mailbox), [(5, false)]);
     assert_eq!(process.router.topic_counts(), (1, 1, 1));
     process.subscribe("s", "late");
+    process.subscribe("s", "left");
+    wait("p:left", long, 8);
+    process.router.unsubscribe_topic("s", "left").unwrap();
+    assert_eq!(answers(&process.mailbox), [(8, true)], "nobody wants it any more");
     wait("p:late", Duration::from_millis(1), 6);
     wait("p:late", long, 7);
     let mut late = Vec::new();

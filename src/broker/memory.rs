@@ -80,11 +80,12 @@ impl Listening {
     }
 
     pub(super) fn ask(&mut self, changes: Changes) {
-        self.named.extend(changes.begin.iter().cloned());
         for channel in &changes.end {
             self.named.remove(channel);
         }
-        self.unconfirmed.begin.extend(changes.begin);
+        let begin: Vec<_> = changes.begin.into_iter().chain(changes.begin_alone).collect();
+        self.named.extend(begin.iter().cloned());
+        self.unconfirmed.begin.extend(begin);
         self.unconfirmed.end.extend(changes.end);
     }
 

@@ -73,6 +73,8 @@ pub enum Heard<'a> {
     Unsubscribed(&'a [u8]),
     /// A sign of life that was asked for.
     Alive,
+    /// One of these channels is not ours to subscribe to, and none of them is subscribed to.
+    Unclear(&'a [Box<str>]),
     /// The broker does not let us subscribe to a channel.
     Refused(&'a str, Error),
 }

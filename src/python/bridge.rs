@@ -25,6 +25,7 @@ use slab::Slab;
 use super::answer::Answer;
 use super::errors::Doing;
 use super::pumps::Pumps;
+use super::turns::LoopTurns;
 use super::{connections, logging, states};
 use crate::mailbox::Mailbox;
 use crate::outbox::Outbox;
@@ -44,6 +45,8 @@ static BRIDGES: Mutex<Option<HashMap<usize, Weak<Bridge>>>> = Mutex::new(None);
 pub struct Bridge {
     pub mailbox: Arc<LoopMailbox>,
     pub pumps: Pumps,
+    /// The turns of sessions on this loop, by the address of what they belong to.
+    turns: Mutex<HashMap<usize, Arc<LoopTurns>>>,
     bell: Arc<Bell>,
     event_loop: Py<PyWeakrefReference>,
     waiting: Mutex<Slab<Py<Answer>>>,
@@ -155,6 +158,7 @@ impl Bridge {
         let fd = bell.ends.lock().as_ref().map_or(-1, |ends| ends.read.as_raw_fd());
         let bridge = Arc::new(Self {
             pumps: Pumps::default(),
+            turns: Mutex::default(),
             mailbox,
             bell,
             event_loop: event_loop_ref,
@@ -169,6 +173,17 @@ impl Bridge {
         let add_reader = event_loop.getattr("add_reader")?;
         context.call_method1("run", (add_reader, fd, reader))?;
         Ok(bridge)
+    }
+
+    /// The turns of sessions that belong together. An address that is used again finds what is left of
+    /// those that had it before: nothing.
+    pub fn turns_of(&self, owner: usize) -> Arc<LoopTurns> {
+        let mut turns = self.turns.lock();
+        if !turns.contains_key(&owner) {
+            // Those that nobody else has are of owners that are gone, or idle.
+            turns.retain(|_, turns| Arc::strong_count(turns) > 1);
+        }
+        Arc::clone(turns.entry(owner).or_default())
     }
 
     /// The loop, if it lives.
@@ -295,5 +310,9 @@ impl Drop for Reader {
         let waiting = std::mem::take(&mut *self.bridge.waiting.lock());
         drop(waiting);
         self.bridge.pumps.clear();
+        let turns = std::mem::take(&mut *self.bridge.turns.lock());
+        for turns in turns.into_values() {
+            turns.clear();
+        }
     }
 }

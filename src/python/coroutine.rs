@@ -59,7 +59,9 @@ pub fn progress(result: PyResult<PySendResult<'_>>) -> PyResult<Option<Py<PyAny>
 /// Raises an error where a coroutine, or what a `__await__` returned, is suspended.
 pub fn throw<'py>(awaiting: &Bound<'py, PyAny>, error: PyErr) -> PyResult<PySendResult<'py>> {
     let py = awaiting.py();
-    match awaiting.call_method1(intern!(py, "throw"), (error.into_value(py),)) {
+    // As `yield from` does where there is no such method: it is raised right here.
+    let Some(throw) = awaiting.getattr_opt(intern!(py, "throw"))? else { return Err(error) };
+    match throw.call1((error.into_value(py),)) {
         Ok(yielded) => Ok(PySendResult::Next(yielded)),
         Err(error) if error.is_instance_of::<PyStopIteration>(py) => {
             Ok(PySendResult::Return(py.None().into_bound(py)))

@@ -1,6 +1,6 @@
 //! `ConnectionManager`: what Python sees of `connections.rs`.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
@@ -15,6 +15,7 @@ use super::encode;
 use super::errors::Doing;
 use super::operation::{Operation, Ready, Step};
 use super::options;
+use super::slot::Slot;
 use super::views::MapView;
 use crate::channel::Address;
 use crate::lane::LaneLimits;
@@ -47,7 +48,7 @@ const RELOADING: (u16, &str) = (1012, "Server reloading");
 ///     fanwire.errors.ConfigError: an option makes no sense.
 #[pyclass(frozen, subclass, dict, weakref, module = "fanwire._core")]
 pub struct ConnectionManager {
-    state: OnceLock<Arc<ManagerState>>,
+    state: Slot<Arc<ManagerState>>,
 }
 
 impl ConnectionManager {
@@ -88,7 +89,7 @@ impl ConnectionManager {
             on_drop=None, on_disconnect=None)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { state: OnceLock::new() }
+        Self { state: Slot::new() }
     }
 
     #[allow(clippy::too_many_arguments)] // keyword arguments of Python
@@ -121,7 +122,7 @@ impl ConnectionManager {
             on_disconnect: options::callback(py, "on_disconnect", on_disconnect)?,
         };
         let state = ManagerState::new(py, policy, options)?;
-        self.state.get_or_init(|| state);
+        self.state.fill(state);
         Ok(())
     }
 

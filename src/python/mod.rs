@@ -20,6 +20,7 @@ mod pump;
 mod pumps;
 mod scalars;
 mod sessions;
+mod slot;
 mod states;
 mod topics;
 mod turns;

@@ -1,6 +1,6 @@
 //! `UploadProgressPublisher`: publishes through a broker, and forwards what others publish.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
@@ -16,6 +16,7 @@ use super::encode;
 use super::logging;
 use super::manager;
 use super::operation::Operation;
+use super::slot::Slot;
 use super::topics::{self, SessionOptions};
 use crate::channel;
 use crate::client::Client;
@@ -54,7 +55,7 @@ struct Inner {
 ///         `start()` and by publishing.
 #[pyclass(frozen, subclass, dict, weakref, module = "fanwire._core")]
 pub struct UploadProgressPublisher {
-    inner: OnceLock<Inner>,
+    inner: Slot<Inner>,
 }
 
 impl UploadProgressPublisher {
@@ -104,7 +105,7 @@ impl UploadProgressPublisher {
             subscribe_timeout_seconds=2.0, on_state_change=None)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { inner: OnceLock::new() }
+        Self { inner: Slot::new() }
     }
 
     #[allow(clippy::too_many_arguments)] // keyword arguments of Python
@@ -153,7 +154,7 @@ impl UploadProgressPublisher {
             broker: broker.make(py, sessions)?,
             manager: manager.map(manager::state_of).transpose()?,
         };
-        self.inner.get_or_init(|| inner);
+        self.inner.fill(inner);
         Ok(())
     }
 

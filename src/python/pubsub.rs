@@ -1,6 +1,6 @@
 //! `RedisPubSub` and `MemoryPubSub`: what Python sees of `sessions.rs`.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -11,6 +11,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use super::broker::{Broker, BrokerOptions};
 use super::operation::{Operation, Step};
 use super::sessions::SessionsState;
+use super::slot::Slot;
 use super::topics::{self, SessionOptions};
 use crate::supervise::Uploads;
 
@@ -45,7 +46,7 @@ fn not_initialized(class: &str) -> PyErr {
 ///         `start()`, `subscribe_topic()` and `broadcast()`.
 #[pyclass(frozen, subclass, dict, weakref, module = "fanwire._core")]
 pub struct RedisPubSub {
-    inner: OnceLock<Broker>,
+    inner: Slot<Broker>,
 }
 
 impl RedisPubSub {
@@ -66,7 +67,7 @@ impl RedisPubSub {
             on_state_change=None)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { inner: OnceLock::new() }
+        Self { inner: Slot::new() }
     }
 
     #[allow(clippy::too_many_arguments)] // keyword arguments of Python
@@ -105,7 +106,7 @@ impl RedisPubSub {
         };
         let sessions = SessionOptions { ordering, max_queued_messages, max_queued_bytes, on_drop };
         let broker = broker.make(py, sessions)?;
-        self.inner.get_or_init(|| broker);
+        self.inner.fill(broker);
         Ok(())
     }
 
@@ -265,7 +266,7 @@ struct Memory {
 ///     fanwire.errors.ConfigError: an option makes no sense.
 #[pyclass(frozen, subclass, dict, weakref, module = "fanwire._core")]
 pub struct MemoryPubSub {
-    inner: OnceLock<Memory>,
+    inner: Slot<Memory>,
 }
 
 impl MemoryPubSub {
@@ -283,7 +284,7 @@ impl MemoryPubSub {
             max_queued_messages=1024, max_queued_bytes=4194304, on_drop=None)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { inner: OnceLock::new() }
+        Self { inner: Slot::new() }
     }
 
     #[allow(clippy::too_many_arguments)] // keyword arguments of Python
@@ -304,7 +305,7 @@ impl MemoryPubSub {
         let most = super::options::at_least_one(py, "max_message_bytes", max_message_bytes)?;
         let sessions = SessionOptions { ordering, max_queued_messages, max_queued_bytes, on_drop };
         let sessions = sessions.make(py, None)?;
-        self.inner.get_or_init(|| Memory { sessions, max_json_bytes: json.then_some(most) });
+        self.inner.fill(Memory { sessions, max_json_bytes: json.then_some(most) });
         Ok(())
     }
 

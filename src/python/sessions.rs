@@ -5,12 +5,12 @@
 //! context of the subscriber, that runs the session's handlers one after another until nothing waits.
 //! No lock here is held while Python runs.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -61,17 +61,13 @@ pub struct SessionsState {
     pub options: Options,
     handlers: Mutex<Vec<Option<(u32, Handler)>>>,
     pub parsed: Parsed,
-    loops: Mutex<HashMap<usize, OnLoop>>,
-    flushing: AtomicBool,
     told_of_drops: Mutex<Option<Instant>>,
+    told_of_skipped: Mutex<Option<Instant>>,
     /// Handlers that raised.
     pub failed: Counter,
     /// Messages that have no form in Python.
     pub undecodable: Counter,
 }
-
-/// A loop, and the turns under way on it.
-type OnLoop = (Weak<Bridge>, Arc<LoopTurns>);
 
 impl SessionsState {
     /// Sessions without any.
@@ -81,9 +77,8 @@ impl SessionsState {
             options,
             handlers: Mutex::default(),
             parsed: Parsed::default(),
-            loops: Mutex::default(),
-            flushing: AtomicBool::new(false),
             told_of_drops: Mutex::default(),
+            told_of_skipped: Mutex::default(),
             failed: Counter::default(),
             undecodable: Counter::default(),
         });
@@ -102,11 +97,18 @@ impl SessionsState {
         handler: Py<PyAny>,
     ) -> PyResult<()> {
         static COPY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let context = COPY.import(py, "contextvars", "copy_context")?.call0()?.unbind();
-        let options = PyDict::new(py);
-        options.set_item(intern!(py, "context"), &context)?;
-        let (topic_object, options) = (topic.clone().unbind(), options.unbind());
-        let fresh = Handler { call: handler, topic: topic_object, context, options };
+        let context = COPY.import(py, "contextvars", "copy_context")?.call0()?;
+        // Subscriptions of one context share it, so that their messages share a turn.
+        let known = self.router.subscription_of(session_id).and_then(|id| self.handler(py, id));
+        let (context, options) = match known {
+            Some(known) if context.eq(&known.context)? => (known.context, known.options),
+            _ => {
+                let options = PyDict::new(py);
+                options.set_item(intern!(py, "context"), &context)?;
+                (context.unbind(), options.unbind())
+            }
+        };
+        let fresh = Handler { call: handler, topic: topic.clone().unbind(), context, options };
         let mut old = None;
         self.router.subscribe_topic(session_id, topic.to_str()?, &bridge.mailbox, |id| {
             let mut handlers = self.handlers.lock();
@@ -177,26 +179,16 @@ impl SessionsState {
 
     /// Has the listener told of changed wishes at the end of this turn of the loop, all at once.
     fn flush_soon(&self, py: Python<'_>, bridge: &Arc<Bridge>) -> PyResult<()> {
-        if self.router.channels().is_none() || self.flushing.swap(true, Ordering::AcqRel) {
+        if self.router.channels().is_none() {
             return Ok(());
         }
-        let Some(state) = self.router.owner().and_then(|owner| owner.downcast::<Self>().ok())
-        else {
+        let turns = self.turns_on(bridge);
+        if turns.flushing.swap(true, Ordering::AcqRel) {
             return Ok(());
-        };
-        let flush = Flush { state };
-        let scheduled = bridge.event_loop(py)?.call_method1(intern!(py, "call_soon"), (flush,));
-        if scheduled.is_err() {
-            self.flush();
         }
-        scheduled.map(drop)
-    }
-
-    fn flush(&self) {
-        self.flushing.store(false, Ordering::Release);
-        if let Some(channels) = self.router.channels() {
-            channels.wishes.flush();
-        }
+        let flush = Flush { router: Arc::clone(&self.router), turns };
+        let event_loop = bridge.event_loop(py)?;
+        event_loop.call_method1(intern!(py, "call_soon"), (flush,)).map(drop)
     }
 
     /// The handler of a subscription, and its context; None once it has ended.
@@ -212,19 +204,7 @@ impl SessionsState {
     }
 
     fn turns_on(&self, bridge: &Arc<Bridge>) -> Arc<LoopTurns> {
-        let mut loops = self.loops.lock();
-        let key = Arc::as_ptr(bridge) as usize;
-        if let Some((known, turns)) = loops.get(&key)
-            && known.strong_count() > 0
-        {
-            return Arc::clone(turns);
-        }
-        let turns = Arc::<LoopTurns>::default();
-        let gone: Vec<_> = loops.extract_if(|_, (bridge, _)| bridge.strong_count() == 0).collect();
-        loops.insert(key, (Arc::downgrade(bridge), Arc::clone(&turns)));
-        drop(loops);
-        drop(gone); // without the lock: the end of a Task may run Python
-        turns
+        bridge.turns_of(std::ptr::from_ref(self) as usize)
     }
 
     /// Begins the turns of lanes that are ready on a loop.
@@ -234,19 +214,48 @@ impl SessionsState {
             return Ok(());
         }
         let turns = self.turns_on(bridge);
-        turns.begin_slice();
         let event_loop = bridge.event_loop(py)?;
         let create_task = event_loop.getattr(intern!(py, "create_task"))?;
         for (lane, entry) in taken {
             let Some((entry, handler)) = self.live(py, lane, entry) else { continue };
             let turn = Turn::new(py, self, bridge, &turns, (lane, entry), &handler);
-            let options = Some(handler.options.bind(py));
-            if let Err(error) = create_task.call((turn,), options) {
+            let turn = Bound::new(py, turn)?;
+            if let Err(error) = self.make_task(&create_task, &turn, &handler) {
+                turn.get().give_up();
                 error.write_unraisable(py, Some(&event_loop));
             }
         }
         let begin = Begin { state: Arc::clone(self), bridge: Arc::clone(bridge) };
         event_loop.call_method1(intern!(py, "call_soon"), (begin,)).map(drop)
+    }
+
+    /// Has a turn run in the context of its subscriber: in that context itself, so that what a handler
+    /// sets is there for the next; in a copy where handlers run side by side, and where the loop's task
+    /// factory takes no context.
+    fn make_task(
+        &self,
+        create_task: &Bound<'_, PyAny>,
+        turn: &Bound<'_, Turn>,
+        handler: &Handler,
+    ) -> PyResult<()> {
+        let py = turn.py();
+        if !self.options.concurrent {
+            match create_task.call((turn,), Some(handler.options.bind(py))) {
+                Err(error) if error.is_instance_of::<PyTypeError>(py) => {}
+                made => return made.map(drop),
+            }
+        }
+        handler.context.call_method1(py, intern!(py, "run"), (create_task, turn)).map(drop)
+    }
+
+    /// Counts a message that has no form in Python, and says so, but not all the time.
+    pub fn skip(&self, py: Python<'_>, handler: &Handler, error: &PyErr) {
+        self.undecodable.add(1);
+        if is_due(&self.told_of_skipped) {
+            let topic = handler.topic.bind(py).to_string_lossy().into_owned();
+            let text = format!("a message of topic {topic:?} was skipped: {}", error.value(py));
+            logging::log(py, Level::Error, &text);
+        }
     }
 
     /// A message that somebody still listens to, beginning with `entry`, and its handler; None when
@@ -276,14 +285,7 @@ impl SessionsState {
                 Notice::GivenUp(..) => continue,
             };
             let Some(session) = self.router.session_of(lane) else { continue };
-            let now = Instant::now();
-            let mut told = self.told_of_drops.lock();
-            let tell = told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY);
-            if tell {
-                *told = Some(now);
-            }
-            drop(told);
-            if tell {
+            if is_due(&self.told_of_drops) {
                 let text = format!(
                     "a handler of session {session:?} does not return in time: {count} of its messages \
                      were dropped"
@@ -318,6 +320,16 @@ impl SessionsState {
     }
 }
 
+/// Whether it is time to tell again.
+fn is_due(told: &Mutex<Option<Instant>>) -> bool {
+    let mut told = told.lock();
+    let due = told.is_none_or(|told| told.elapsed() >= TELL_EVERY);
+    if due {
+        *told = Some(Instant::now());
+    }
+    due
+}
+
 /// Lanes of sessions have something to do on this loop.
 pub fn on_ready(py: Python<'_>, state: &Arc<SessionsState>, bridge: &Arc<Bridge>) -> PyResult<()> {
     state.router.stats.wakeups.add(1);
@@ -328,12 +340,16 @@ pub fn on_ready(py: Python<'_>, state: &Arc<SessionsState>, bridge: &Arc<Bridge>
 /// What the loop calls at the end of a turn in which subscriptions changed.
 #[pyclass(frozen, module = "fanwire._core", name = "_FlushWishes")]
 struct Flush {
-    state: Arc<SessionsState>,
+    router: Arc<Router>,
+    turns: Arc<LoopTurns>,
 }
 
 #[pymethods]
 impl Flush {
     fn __call__(&self) {
-        self.state.flush();
+        self.turns.flushing.store(false, Ordering::Release);
+        if let Some(channels) = self.router.channels() {
+            channels.wishes.flush();
+        }
     }
 }

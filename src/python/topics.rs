@@ -84,11 +84,11 @@ pub fn subscribe(
             return Ok(Step::Done);
         };
         let channel = channels.of(topic.to_str()?);
-        if channels.wishes.is_live(&channel) {
+        if client.is_running() && channels.wishes.is_live(&channel) {
             return Ok(Step::Done);
         }
         let (future, token) = bridge.wait(py, Doing::Starting)?;
-        client.wait_for(&channel, Reply::new(Arc::clone(&bridge.mailbox), token));
+        client.wait_for(&channel, Reply::on_drop(Arc::clone(&bridge.mailbox), token));
         Ok(Step::WaitWith(future, client))
     }))
 }

@@ -1,10 +1,10 @@
 //! A session's turn: the Task in which its handlers run, one after another.
 //!
-//! Turns of a loop share slices of time. One whose handler waits is held by [`LoopTurns`], because
+//! Turns of a loop share its time. One whose handler waits is held by [`LoopTurns`], because
 //! asyncio keeps only weak references to Tasks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -18,7 +18,6 @@ use super::bridge::Bridge;
 use super::coroutine::{awaitable, cancelled_error, current_task, progress, throw, thrown};
 use super::sessions::{Handler, SessionsState};
 use super::{ffi, logging};
-use crate::journal::Level;
 use crate::lane::{Entry, LaneId};
 use crate::router::Router;
 
@@ -33,37 +32,19 @@ const TAKE_OVER_AFTER: f64 = 0.05;
 pub struct LoopTurns {
     /// The Tasks whose handler waits for something.
     waiting: Mutex<Slab<Py<PyAny>>>,
-    slice: Mutex<Slice>,
+    /// How many turns there are, which share the time there is.
+    under_way: AtomicU32,
     /// Whether a timer looks for turns that last.
     watched: AtomicBool,
-}
-
-/// A stretch of time that the turns of a loop share before they let it go on.
-struct Slice {
-    number: u64,
-    began: Instant,
-}
-
-impl Default for Slice {
-    fn default() -> Self {
-        Self { number: 0, began: Instant::now() }
-    }
-}
-
-impl Slice {
-    /// Begins the next one, unless somebody has since `seen`.
-    fn advance(&mut self, seen: Option<u64>) {
-        if seen.is_none_or(|seen| seen == self.number) {
-            self.number += 1;
-            self.began = Instant::now();
-        }
-    }
+    /// Whether the listener is to be told of changed wishes at the end of this turn of the loop.
+    pub flushing: AtomicBool,
 }
 
 impl LoopTurns {
-    /// Begins a slice of time.
-    pub fn begin_slice(&self) {
-        self.slice.lock().advance(None);
+    /// Forgets all Tasks: their loop is gone.
+    pub fn clear(&self) {
+        let all = std::mem::take(&mut *self.waiting.lock());
+        drop(all); // without the lock: the end of a Task may run Python
     }
 }
 
@@ -85,10 +66,10 @@ struct Work {
     current: Option<Current>,
     /// Where its Task is held while a handler waits.
     held: Option<usize>,
-    /// The slice of time it runs in.
-    slice: u64,
-    /// Whether it has let the loop go on since.
-    yielded: bool,
+    /// When it began to run without letting the loop go on; None before its first call since.
+    began: Option<Instant>,
+    /// Whether the next message is for another subscriber's context.
+    switches: bool,
     /// Whether the lane is not in its hands any more.
     over: bool,
 }
@@ -115,7 +96,10 @@ impl Work {
         loop {
             let (entry, handler) = match self.take(py) {
                 Next::Call(entry, handler) => (entry, handler),
-                Next::Yield => return Ok(Some(py.None())),
+                Next::Yield => {
+                    self.began = None;
+                    return Ok(Some(py.None()));
+                }
                 Next::Over => return Ok(None),
             };
             if let Some(yielded) = self.call(&none, &entry, handler)? {
@@ -132,6 +116,7 @@ impl Work {
                 Resume::Throw(error) => Err(error), // cancelled between two calls; Drop puts back the rest
             };
         };
+        self.began = None;
         let awaiting = current.awaiting.bind(py);
         let result = match resume {
             Resume::Send(value) => ffi::send(awaiting, &value),
@@ -163,10 +148,7 @@ impl Work {
         let message = match self.state.parsed.message(py, &entry.payload) {
             Ok(message) => message,
             Err(error) => {
-                self.state.undecodable.add(1);
-                let topic = handler.topic.bind(py).to_string_lossy().into_owned();
-                let text = format!("a message of topic {topic:?} was skipped: {}", error.value(py));
-                logging::log(py, Level::Error, &text);
+                self.state.skip(py, &handler, &error);
                 return Ok(None);
             }
         };
@@ -216,16 +198,12 @@ impl Work {
                 Some(entry) => entry,
                 None if self.over => return Next::Over,
                 None => {
-                    let mut slice = self.turns.slice.lock();
-                    if std::mem::take(&mut self.yielded) {
-                        slice.advance(Some(self.slice));
-                    }
-                    self.slice = slice.number;
-                    if slice.began.elapsed() >= self.state.options.time_slice {
-                        self.yielded = true;
+                    // At least one call, and then as long as this turn's share of the time allows.
+                    let others = self.turns.under_way.load(Ordering::Relaxed).max(1);
+                    let share = self.state.options.time_slice / others;
+                    if self.began.is_some_and(|began| began.elapsed() >= share) {
                         return Next::Yield;
                     }
-                    drop(slice);
                     let Some(entry) = self.state.router.next_in_turn(self.lane) else {
                         self.over = true;
                         return Next::Over;
@@ -240,14 +218,19 @@ impl Work {
             // Another subscriber's context is another Task's; Drop puts the message back.
             if !handler.context.is(&self.context) && !self.over {
                 self.next = Some(entry);
+                self.switches = true;
                 return Next::Over;
             }
+            self.began.get_or_insert_with(Instant::now);
             return Next::Call(entry, handler);
         }
     }
 
     /// Has the Task held while its handler waits, and looked after.
     fn hold(&mut self, py: Python<'_>) -> PyResult<()> {
+        if !self.over {
+            self.state.router.set_waiting(self.lane, true);
+        }
         let task = current_task(py)?.unbind();
         self.held = Some(self.turns.waiting.lock().insert(task));
         if self.turns.watched.swap(true, Ordering::AcqRel) {
@@ -257,8 +240,11 @@ impl Work {
     }
 
     fn let_go(&mut self) {
-        let held = self.held.take();
-        let task = held.and_then(|held| self.turns.waiting.lock().try_remove(held));
+        let Some(held) = self.held.take() else { return };
+        if !self.over {
+            self.state.router.set_waiting(self.lane, false);
+        }
+        let task = self.turns.waiting.lock().try_remove(held);
         drop(task); // without the lock
     }
 }
@@ -268,6 +254,7 @@ impl Drop for Work {
     /// later.
     fn drop(&mut self) {
         self.let_go();
+        self.turns.under_way.fetch_sub(1, Ordering::Relaxed);
         let (mailbox, router) = (&self.bridge.mailbox, &self.state.router);
         if self.over {
             router.stats.dropped.add(u64::from(self.next.is_some()));
@@ -277,9 +264,8 @@ impl Drop for Work {
         if mailbox.is_closed() {
             return;
         }
-        let changes_context = self.next.is_some();
         router.end_turn(mailbox, self.lane, self.next.take());
-        if changes_context && self.current.is_none() {
+        if self.switches {
             router.retell();
             return;
         }
@@ -317,6 +303,7 @@ impl Turn {
         handler: &Handler,
     ) -> Self {
         let over = state.options.concurrent;
+        turns.under_way.fetch_add(1, Ordering::Relaxed);
         let work = Work {
             state: Arc::clone(state),
             bridge: Arc::clone(bridge),
@@ -326,8 +313,8 @@ impl Turn {
             next: Some(entry),
             current: None,
             held: None,
-            slice: turns.slice.lock().number,
-            yielded: false,
+            began: None,
+            switches: false,
             over,
         };
         if over {
@@ -335,6 +322,12 @@ impl Turn {
             state.router.end_turn(&bridge.mailbox, lane, None);
         }
         Self { work: Mutex::new(Some(Box::new(work))) }
+    }
+
+    /// Gives the lane back: there is no Task.
+    pub fn give_up(&self) {
+        let work = self.work.lock().take();
+        drop(work); // without the lock
     }
 
     fn resume(&self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
@@ -382,8 +375,7 @@ impl Turn {
     }
 
     fn close(&self) {
-        let work = self.work.lock().take();
-        drop(work);
+        self.give_up();
     }
 
     #[getter]

@@ -105,6 +105,9 @@ impl Listening {
         for channels in changes.begin.chunks(CHANNELS_AT_ONCE) {
             self.subscribe(channels.to_vec());
         }
+        for channel in changes.begin_alone {
+            self.subscribe(vec![channel]);
+        }
     }
 
     fn subscribe(&mut self, channels: Vec<Box<str>>) {
@@ -122,6 +125,29 @@ impl Listening {
 
     /// Hands over what has come, and waits for more.
     pub async fn next(&mut self, ear: Ear<'_>) -> Result<(), Error> {
+        // What came together with the answers to the greeting.
+        if self.take_in(ear)? {
+            return Ok(());
+        }
+        match tokio::time::timeout_at(self.due, self.exchange()).await {
+            Ok(exchanged) => {
+                exchanged?;
+                self.take_in(ear)?;
+            }
+            Err(_) if self.probing => return Err(self.silent()),
+            // Without this a connection whose peer vanished without a word would be deaf for ever.
+            Err(_) => {
+                self.unsent.extend_from_slice(&redis::cmd("PING").get_packed_command());
+                self.asked.push_back(Asked::Ping);
+                self.probing = true;
+                self.due = Instant::now() + SILENCE;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over what has come. Whether there was anything.
+    fn take_in(&mut self, ear: Ear<'_>) -> Result<bool, Error> {
         let consumed = self.hand_over(ear)?;
         self.buffer.advance(consumed);
         if self.buffer.is_empty() && self.buffer.capacity() > KEEP_SIZE {
@@ -131,18 +157,7 @@ impl Listening {
             self.probing = false;
             self.due = Instant::now() + SILENCE;
         }
-        match tokio::time::timeout_at(self.due, self.exchange()).await {
-            Ok(exchanged) => exchanged,
-            Err(_) if self.probing => Err(self.silent()),
-            // Without this a connection whose peer vanished without a word would be deaf for ever.
-            Err(_) => {
-                self.unsent.extend_from_slice(&redis::cmd("PING").get_packed_command());
-                self.asked.push_back(Asked::Ping);
-                self.probing = true;
-                self.due = Instant::now() + SILENCE;
-                Ok(())
-            }
-        }
+        Ok(consumed > 0)
     }
 
     fn hand_over(&mut self, ear: Ear<'_>) -> Result<usize, Error> {
@@ -210,17 +225,22 @@ impl Listening {
                 ear(Heard::Alive);
                 Ok(())
             }
-            // Which of them is not told: each is asked for alone.
+            // Which of them is not told.
             Some(Asked::Subscribe(channels, 0)) if channels.len() > 1 && is_denied(text) => {
-                for channel in channels {
-                    self.subscribe(vec![channel]);
-                }
+                ear(Heard::Unclear(&channels));
                 Ok(())
             }
             Some(Asked::Subscribe(channels, 0)) if is_denied(text) => {
                 let error = self.complaint(text);
                 for channel in &channels {
                     ear(Heard::Refused(channel, error.clone()));
+                }
+                Ok(())
+            }
+            // Who may not end a subscription goes on getting its messages, for nobody.
+            Some(Asked::Unsubscribe(channels, 0)) if is_denied(text) => {
+                for channel in &channels {
+                    ear(Heard::Unsubscribed(channel.as_bytes()));
                 }
                 Ok(())
             }

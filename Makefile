@@ -171,6 +171,6 @@ $(VENV)/.installed-dev: $(DEMO_EXTRA)
 
 # The module in .venv is always the release build: one profile for everything Python sees.
 $(VENV)/.built: $(RUST_FILES) pyproject.toml | $(VENV)/.installed-demo
-	@echo 'Compiling fanwire, about a minute…'
+	@echo 'Compiling fanwire, one to three minutes…'
 	@$(BIN)/maturin develop $(LOCKED) --release --quiet
 	@touch $@

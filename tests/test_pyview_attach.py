@@ -270,6 +270,18 @@ async def test_what_a_backend_lacks_is_named() -> None:
         attach(PyView(), the_class)
 
 
+@pytest.mark.parametrize("url", ["redis://:secret@localhost:6379", "memory://", None])
+async def test_who_passes_a_url_is_told_what_to_pass(url: Any) -> None:
+    with pytest.raises(fanwire.ConfigError) as raised:
+        fanwire.pyview.attach(PyView(), url)
+    assert 'pass fanwire.RedisPubSub("redis://…"), or' in str(raised.value)
+    assert "fanwire.MemoryPubSub()" in str(raised.value)
+    assert "secret" not in str(raised.value)
+    with pytest.raises(fanwire.ConfigError, match="pass fanwire"):
+        async with serving(url):
+            pass
+
+
 def test_apps_that_are_gone_are_forgotten() -> None:
     before = len(fanwire.pyview._attached)
     for _ in range(3):
@@ -290,8 +302,12 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_where_pyview_is_missing_the_error_says_what_to_install() -> None:
-    done = python("import sys; sys.modules['pyview'] = None; import fanwire.pyview")
+@pytest.mark.parametrize(
+    "program",
+    ["import fanwire.pyview", "import fanwire; fanwire.pyview", "from fanwire import pyview"],
+)
+def test_where_pyview_is_missing_the_error_says_what_to_install(program: str) -> None:
+    done = python(f"import sys; sys.modules['pyview'] = None; {program}")
     last = done.stderr.splitlines()[-1]
     assert last == (
         "ImportError: fanwire.pyview needs PyView, which is not installed: pip install pyview-web"
@@ -301,6 +317,17 @@ def test_where_pyview_is_missing_the_error_says_what_to_install() -> None:
 def test_fanwire_alone_does_not_import_pyview() -> None:
     done = python("import sys, fanwire; print('pyview' in sys.modules)")
     assert done.stdout == "False\n"
+
+
+def test_fanwire_alone_imports_it_when_it_is_asked_for() -> None:
+    done = python("import fanwire; print(fanwire.pyview.attach.__module__)")
+    assert (done.stdout, done.stderr) == ("fanwire.pyview\n", "")
+
+
+def test_other_names_are_missing_as_ever() -> None:
+    with pytest.raises(AttributeError, match="module 'fanwire' has no attribute 'pywiev'"):
+        fanwire.pywiev  # type: ignore[attr-defined]  # noqa: B018
+    assert not hasattr(fanwire, "pywiev")
 
 
 def test_it_is_the_pyview_of_the_registry() -> None:

@@ -1,10 +1,12 @@
 """The examples of README.md run as they stand, each in a process of its own.
 
 A Python block follows a line `<!-- runs: name.py -->`. What a script prints is the text block after
-it, if there is one. `app.py` is served by uvicorn and used over HTTP and a WebSocket.
+it, if there is one. `app.py` and `clicks.py` are served by uvicorn, and used over HTTP and
+WebSockets.
 """
 
 import asyncio
+import importlib.util
 import json
 import os
 import re
@@ -20,6 +22,10 @@ from pathlib import Path
 import pytest
 import websockets
 
+from tests.demo import Instance
+from tests.phoenix import LivePage
+from tests.redis_server import RedisServer
+
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(
     r"(?:<!-- runs: (?P<name>\S+\.py) -->\n)?```python\n(?P<code>.*?)```\n"
@@ -30,10 +36,12 @@ LIMIT_SECONDS = 30
 
 # The socket listens before its port is printed, so whoever reads the port can connect at once.
 SERVE = """
+import importlib
 import socket
+import sys
 import uvicorn
-from app import app
 
+app = importlib.import_module(sys.argv[1]).app
 listener = socket.create_server(("127.0.0.1", 0))
 print(listener.getsockname()[1], flush=True)
 uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
@@ -48,8 +56,9 @@ class Example:
 
 
 EXAMPLES = [Example(**match.groupdict()) for match in BLOCK.finditer(README.read_text("utf-8"))]
-APP = next(example for example in EXAMPLES if example.name == "app.py")
-SCRIPTS = [example for example in EXAMPLES if example.name and example is not APP]
+SERVED = {example.name: example for example in EXAMPLES if example.name in ("app.py", "clicks.py")}
+SCRIPTS = [example for example in EXAMPLES if example.name and example.name not in SERVED]
+TEMPLATES = re.findall(r"```html\n(.*?)```\n", README.read_text("utf-8"), re.DOTALL)
 
 
 def environment() -> dict[str, str]:
@@ -83,13 +92,13 @@ def test_a_script_prints_what_readme_says(example: Example, tmp_path: Path) -> N
 
 
 @contextmanager
-def served(directory: Path) -> Iterator[int]:
-    """Serves app.py; the value is its port."""
-    (directory / "app.py").write_text(APP.code, "utf-8")
+def served(directory: Path, name: str, **variables: str) -> Iterator[int]:
+    """Serves one of the apps; the value is its port."""
+    (directory / name).write_text(SERVED[name].code, "utf-8")
     server = subprocess.Popen(
-        [sys.executable, "-c", SERVE],
+        [sys.executable, "-c", SERVE, name.removesuffix(".py")],
         # uvicorn's own imports are not ours to warn about.
-        env=environment() | {"PYTHONWARNINGS": "default", "PYTHONDEVMODE": ""},
+        env=environment() | {"PYTHONWARNINGS": "default", "PYTHONDEVMODE": ""} | variables,
         cwd=directory,
         stdout=subprocess.PIPE,
         text=True,
@@ -114,7 +123,7 @@ def post(url: str, body: bytes | Iterator[bytes]) -> dict[str, int]:
 
 async def test_the_app_shows_the_progress_of_an_upload(tmp_path: Path) -> None:
     body = bytes(3_000_000)
-    with served(tmp_path) as port:
+    with served(tmp_path, "app.py") as port:
         address = f"127.0.0.1:{port}/uploads/u1"
         async with asyncio.timeout(LIMIT_SECONDS):
             async with websockets.connect(f"ws://{address}?user_id=ada") as watcher:
@@ -134,3 +143,26 @@ async def test_the_app_shows_the_progress_of_an_upload(tmp_path: Path) -> None:
     assert seen == sorted(set(seen)), "progress never goes back, and nothing arrives twice"
     assert len(seen) > 1
     assert seen[-1] == 100
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("pyview") is None, reason="PyView is not for this Python"
+)
+async def test_a_click_on_one_instance_is_seen_on_the_other(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    (template,) = TEMPLATES
+    (tmp_path / "clicks.html").write_text(template, "utf-8")
+    with (
+        served(tmp_path, "clicks.py", FANWIRE_URL=redis_server.url) as one,
+        served(tmp_path, "clicks.py", FANWIRE_URL=redis_server.url) as other,
+    ):
+        instances = [Instance(f"http://127.0.0.1:{port}") for port in (one, other)]
+        assert (await instances[0].request("GET", "/static/assets/app.js")).status == 200
+        async with LivePage(instances[0]) as first, LivePage(instances[1]) as second:
+            await first.click("click")
+            for page in (first, second):
+                await page.shows(1)
+            await second.click("click")
+            for page in (first, second):
+                await page.shows(2)

@@ -2,11 +2,18 @@
 
 import json
 import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
+from tests.deadlines import until_blocking
+from tests.demo import alive
 
 pytest_plugins = ["pytester"]
 
@@ -193,6 +200,30 @@ def test_the_server_is_gone_afterwards(pytester: pytest.Pytester, end: str) -> N
     address = urlsplit(server["url"])
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((address.hostname or "", address.port or 0), timeout=5).close()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_the_server_ends_though_pytest_is_killed(
+    pytester: pytest.Pytester, ending: signal.Signals
+) -> None:
+    test = (
+        "def test_it(fanwire_redis):\n"
+        "    note(fanwire_redis)\n"
+        "    pathlib.Path('servers').rename('noted')\n"
+        "    import threading; threading.Event().wait()\n"
+    )
+    path = pytester.makepyfile(f"{NOTE}\n{test}")
+    command = [sys.executable, "-m", "pytest", *PLAIN, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as inner:
+        try:
+            until_blocking(Path("noted").exists, "its test runs", deadline_seconds=LIMIT_SECONDS)
+            server = json.loads(Path("noted").read_text())
+            assert alive(server["process_id"])
+        finally:
+            inner.send_signal(ending)
+    assert inner.returncode == -ending
+    until_blocking(lambda: not alive(server["process_id"]), "the server ends")
+    shutil.rmtree(server["dir"])
 
 
 def test_assertions_are_explained_as_ever(pytester: pytest.Pytester) -> None:

@@ -1,6 +1,5 @@
 """The redis-server that the fixture ``fanwire_redis`` starts, without pytest around it."""
 
-import os
 import socket
 import stat
 import subprocess
@@ -12,6 +11,8 @@ import redis
 
 import fanwire.testing.redis
 from fanwire.testing.redis import PrivateRedis
+from tests.deadlines import until_blocking
+from tests.demo import alive
 
 
 def program(directory: Path, script: str) -> str:
@@ -20,14 +21,6 @@ def program(directory: Path, script: str) -> str:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
-
-
-def alive(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.fixture
@@ -71,6 +64,19 @@ def test_it_ends_though_it_is_gone_already() -> None:
         client = redis.Redis.from_url(server.url)
         client.shutdown(nosave=True)
         client.close()
+
+
+@pytest.mark.parametrize("ending", ["by itself", "with its block"])
+def test_nothing_of_it_stays(ending: str) -> None:
+    with PrivateRedis() as server:
+        process_id = server.process_id
+        (watcher,) = Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()
+        assert alive(int(watcher))
+        if ending == "by itself":
+            client = redis.Redis.from_url(server.url)
+            client.shutdown(nosave=True)
+            client.close()
+    until_blocking(lambda: not alive(int(watcher)), "who watched over it ends")
 
 
 def test_two_know_nothing_of_each_other() -> None:

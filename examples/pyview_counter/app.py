@@ -25,8 +25,8 @@ from pyview.template import LiveRender, LiveTemplate, RenderedContent
 from pyview.vendor.ibis import Template
 from starlette.staticfiles import StaticFiles
 
+import fanwire.pyview
 from fanwire import RedisPubSub
-from fanwire.pyview import attach
 
 TOPIC = "counter"
 
@@ -126,7 +126,7 @@ async def lifespan(_: PyView) -> AsyncIterator[None]:
 
 
 app = PyView(lifespan=lifespan)
-attach(app, pubsub)  # the one line
+fanwire.pyview.attach(app, pubsub)  # the one line
 app.mount("/static", StaticFiles(packages=[("pyview", "static")]))
 app.rootTemplate = defaultRootTemplate(css=STYLE, title="Counter", title_suffix="")
 app.add_live_view("/", Counter)

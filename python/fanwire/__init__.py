@@ -6,6 +6,8 @@ the README for a first app.
 """
 
 import warnings
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from fanwire import _core, _coroutines
 from fanwire._core import (
@@ -23,6 +25,17 @@ from fanwire._core import (
 from fanwire.coalesce import CoalesceRule
 from fanwire.errors import BrokerError, BrokerTimeoutError, ConfigError, Error, PublishError
 from fanwire.types import Connection, PubSubProvider, TopicHandler
+
+if TYPE_CHECKING:
+    from fanwire import pyview as pyview
+else:
+
+    def __getattr__(name: str) -> object:
+        """``fanwire.pyview`` is imported when it is asked for: not everybody has PyView."""
+        if name == "pyview":
+            return import_module("fanwire.pyview")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "BrokerError",

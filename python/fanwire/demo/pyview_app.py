@@ -28,6 +28,7 @@ from fanwire.pyview import attach
 from fanwire.types import PubSubProvider
 
 from .app import Settings, without_credentials
+from .pyview_broker import is_own
 from .pyview_tally import Share, Tally
 
 TOPIC = "counter"
@@ -119,9 +120,11 @@ def root_template(settings: Settings) -> RootTemplate:
     """The page around the LiveView. It asks nobody but this server for anything."""
     page = Text(files(__package__).joinpath("pyview_page.html").read_text(encoding="utf-8"))
     others = [port for port in settings.ports if port != settings.port]
+    url = without_credentials(settings.broker_url)
     of_this_instance = {
         "port": settings.port,
-        "broker": escape(without_credentials(settings.broker_url)),
+        "broker": "redis-server of its own" if is_own(url) else escape(url),
+        "broker_url": escape(url),
         "others": " ".join(f'<a data-port="{port}" target="_blank">:{port}</a>' for port in others),
         "others_hidden": "" if others else "hidden",
     }

@@ -1,6 +1,6 @@
 """PyView's topics on a backend that other instances share, with one line after ``app = PyView()``.
 
-    attach(app, RedisPubSub("redis://localhost:6379"))
+    fanwire.pyview.attach(app, fanwire.RedisPubSub("redis://localhost:6379"))
 
 A PyView whose constructor takes ``pubsub=`` is given the backend. PyView 0.9.0 has no such thing:
 its sockets use one hub per process, which is replaced while the app's lifespan lasts.
@@ -173,6 +173,15 @@ def _has_hub() -> bool:
 
 
 def _check(pubsub: object) -> None:
+    if isinstance(pubsub, str):  # which is not shown: it may have a password
+        raise ConfigError(
+            'the backend is a URL: pass fanwire.RedisPubSub("redis://…"), or fanwire.MemoryPubSub()'
+        )
+    if pubsub is None:
+        raise ConfigError(
+            'the backend is None: pass fanwire.RedisPubSub("redis://…"), or for a single process '
+            "fanwire.MemoryPubSub()"
+        )
     if isinstance(pubsub, type):
         raise ConfigError(f"the backend is the class {pubsub.__name__}: pass an instance of it")
     missing = [name for name in _METHODS if not callable(getattr(pubsub, name, None))]

@@ -1,6 +1,8 @@
 """A pub/sub backend without a broker, which records what an app does with it."""
 
+import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,7 +16,7 @@ class RecordingPubSub:
     """Records every operation, and runs the handlers before ``broadcast`` returns.
 
     It has the methods of ``fanwire.PubSubProvider`` and takes the place of ``fanwire.RedisPubSub``
-    in tests: no broker, no Task, no waiting. It needs no event loop of a certain kind.
+    in tests: no broker and no Task. It needs an event loop only where Tasks broadcast side by side.
 
     Attributes:
         subscriptions: ``(session_id, topic)`` of every ``subscribe_topic``, in order.
@@ -74,10 +76,12 @@ class RecordingPubSub:
     ) -> None:
         """Run the handlers of a topic, one after another in the order of subscription.
 
-        As in production a session's handlers run one at a time, in the order of publication: what
-        a handler broadcasts to its own session is delivered when it has returned, what it
-        broadcasts to others at once. All of it is delivered when the outermost ``broadcast``
-        returns. A session that unsubscribes meanwhile is not called any more.
+        As in production a session's handlers run one at a time, in the order of publication: where
+        another Task's broadcast runs one of them, this waits for it. A broadcast made inside a
+        handler waits for nobody else's, its own session least of all: what it says to its own
+        session is delivered when the handler has returned, to others at once unless they are busy.
+        All of it is delivered when the outermost ``broadcast`` returns. A session that unsubscribes
+        meanwhile is not called any more.
 
         Args:
             topic: whose subscribers are called.
@@ -85,19 +89,22 @@ class RecordingPubSub:
             except_session_id: a session that is left out.
 
         Raises:
-            Exception: what a handler raised, after all of them have run. If several raised, an
-                ``ExceptionGroup`` of theirs. Inside a handler nothing is raised, as in production:
-                the outermost ``broadcast`` does.
+            Exception: what a handler raised over this message, after all of them have run. If
+                several raised, an ``ExceptionGroup`` of theirs. Inside a handler nothing is raised,
+                as in production: the outermost ``broadcast`` does.
         """
         self.broadcasts.append((topic, message))
         sessions = [one for one in self.handlers.get(topic, {}) if one != except_session_id]
-        for session_id in sessions:
-            self._lanes.setdefault(session_id, _Lane()).waiting.append((topic, message))
+        lanes = [self._lanes.setdefault(session_id, _Lane(session_id)) for session_id in sessions]
         outermost = _outermost.get()
         if outermost is not None and outermost.open:
-            await self._deliver(sessions, outermost.errors)
-        else:
-            await self._deliver_and_raise(sessions)
+            self._publish(topic, message, lanes, outermost)
+            for lane in lanes:
+                await self._deliver_if_free(lane, outermost)
+            return
+        delivery = _Delivery()
+        self._publish(topic, message, lanes, delivery)
+        await self._deliver_and_raise(delivery)
 
     async def start(self) -> None:
         """Record that the app started the backend; nothing depends on it."""
@@ -123,73 +130,10 @@ class RecordingPubSub:
         if not sessions:
             self.handlers.pop(topic, None)
         if session_id in self._lanes:
-            self._lanes[session_id].drop(topic)
+            self._lanes[session_id].drop(lambda entry: entry.topic == topic)
 
-    async def _deliver_and_raise(self, sessions: list[str]) -> None:
-        delivery = _Delivery()
-        token = _outermost.set(delivery)
-        try:
-            await self._deliver(sessions, delivery.errors)
-        except BaseException as interruption:
-            for error in delivery.errors:
-                interruption.add_note(f"a handler had raised before: {error!r}")
-            raise
-        finally:
-            delivery.open = False
-            _outermost.reset(token)
-        if len(delivery.errors) == 1:
-            raise delivery.errors[0]
-        if delivery.errors:
-            raise ExceptionGroup(f"{len(delivery.errors)} handlers raised", delivery.errors)
-
-    async def _deliver(self, sessions: list[str], errors: list[Exception]) -> None:
-        try:
-            for session_id in sessions:
-                await self._empty(session_id, errors)
-        except BaseException:  # cancelled: the next broadcast does not deliver what is left
-            for session_id in sessions:
-                if session_id in self._lanes and not self._lanes[session_id].running:
-                    del self._lanes[session_id]
-            raise
-
-    async def _empty(self, session_id: str, errors: list[Exception]) -> None:
-        lane = self._lanes.get(session_id)
-        if lane is None or lane.running:
-            return  # whoever runs it takes what is waiting, too
-        lane.running = True
-        try:
-            while lane.waiting:
-                topic, message = lane.waiting.popleft()
-                handler = self.handlers.get(topic, {}).get(session_id)
-                if handler is None:
-                    continue  # the test has taken it out of `handlers`
-                try:
-                    await handler(topic, message)
-                except Exception as error:  # noqa: BLE001 - raised when all handlers have run
-                    errors.append(error)
-        finally:
-            lane.running = False
-        self._lanes.pop(session_id, None)
-
-
-@dataclass
-class _Lane:
-    """What a session is still to hear. It is there while something waits or a handler runs."""
-
-    waiting: deque[tuple[str, Any]] = field(default_factory=deque)
-    running: bool = False
-
-    def drop(self, topic: str) -> None:
-        self.waiting = deque(entry for entry in self.waiting if entry[0] != topic)
-
-
-@dataclass
-class _Delivery:
-    """An outermost ``broadcast``, and what was raised since it began."""
-
-    errors: list[Exception] = field(default_factory=list)
-    open: bool = True  # False for a Task that a handler made and that outlives the broadcast
-
-
-# In a handler's context, and in that of Tasks which it makes.
-_outermost: ContextVar[_Delivery | None] = ContextVar("fanwire_recording", default=None)
+    @staticmethod
+    def _publish(topic: str, message: Any, lanes: "list[_Lane]", delivery: "_Delivery") -> None:
+        for lane in lanes:
+            lane.waiting.append(_Entry(topic, message, delivery))
+            delivery.unheard.append(lane)

@@ -1,5 +1,7 @@
 """A redis-server of its own for a test: nobody else's messages, nothing on disk, and gone after."""
 
+import errno
+import os
 import shutil
 import socket
 import subprocess
@@ -8,6 +10,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from fanwire.testing import tethered
 
 __all__ = ["PROGRAM", "PrivateRedis"]
 
@@ -21,8 +25,9 @@ PORTS_TO_TRY = 10
 class PrivateRedis:
     """A redis-server process on a free port of the loopback. A context manager.
 
-    It runs inside the block, with a directory of its own under the system's temporary one. Its end
-    ends the process by its id and removes the directory.
+    It runs inside the block, with a directory of its own under the system's temporary one. At the
+    block's end the process ends and the directory is removed. Where this process is killed, the
+    server ends all the same, and what is left is the directory with its log.
 
     Args:
         program: the path of ``redis-server``, or its name if it is on the PATH.
@@ -70,16 +75,12 @@ class PrivateRedis:
 
     def _start(self) -> None:
         """Somebody may take the free port first: the server then ends, and another is tried."""
+        if shutil.which(self._program) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._program)
         for _ in range(PORTS_TO_TRY):
             self._port = _free_port()
             with self._log.open("wb") as log:
-                self._process = subprocess.Popen(  # noqa: S603 - the program that was asked for
-                    self._command(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    process_group=0,  # Ctrl-C is for the tests; the server ends with its fixture
-                )
+                self._process = tethered.start(self._command(), log)
             if self._answers(self._process):
                 return
             self._end()
@@ -114,12 +115,12 @@ class PrivateRedis:
     def _end(self) -> None:
         if self._process is None:
             return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with self._process as process:  # at the end of the block its input is closed, too
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
         self._process = None
 
     @property

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fanwire.types import TopicHandler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["RecordingPubSub"]
 
@@ -95,12 +97,15 @@ class RecordingPubSub:
         """
         self.broadcasts.append((topic, message))
         sessions = [one for one in self.handlers.get(topic, {}) if one != except_session_id]
-        lanes = [self._lanes.setdefault(session_id, _Lane(session_id)) for session_id in sessions]
+        lanes = [
+            self._lanes.setdefault(session_id, _Lane(self, session_id)) for session_id in sessions
+        ]
         outermost = _outermost.get()
         if outermost is not None and outermost.open:
             self._publish(topic, message, lanes, outermost)
             for lane in lanes:
-                await self._deliver_if_free(lane, outermost)
+                while lane in outermost.unheard and not lane.running:
+                    await lane.hear_next(outermost)
             return
         delivery = _Delivery()
         self._publish(topic, message, lanes, delivery)
@@ -137,3 +142,93 @@ class RecordingPubSub:
         for lane in lanes:
             lane.waiting.append(_Entry(topic, message, delivery))
             delivery.unheard.append(lane)
+
+    async def _deliver_and_raise(self, delivery: "_Delivery") -> None:
+        token = _outermost.set(delivery)
+        try:
+            while delivery.unheard:
+                await delivery.unheard[0].hear_next(delivery)
+        except BaseException as interruption:  # cancelled: nobody delivers what is left
+            for lane in set(delivery.unheard):
+                lane.drop(lambda entry: entry.delivery is delivery)
+            for error in delivery.errors:
+                interruption.add_note(f"a handler had raised before: {error!r}")
+            raise
+        finally:
+            delivery.open = False
+            _outermost.reset(token)
+        if len(delivery.errors) == 1:
+            raise delivery.errors[0]
+        if delivery.errors:
+            raise ExceptionGroup(f"{len(delivery.errors)} handlers raised", delivery.errors)
+
+
+@dataclass(eq=False)
+class _Lane:
+    """What a session is still to hear, one message after another."""
+
+    pubsub: RecordingPubSub
+    session_id: str
+    waiting: "deque[_Entry]" = field(default_factory=deque)
+    running: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def hear_next(self, by: "_Delivery") -> None:
+        """Run the next handler, whichever broadcast it is for; or wait while another runs one."""
+        if self.running:
+            await self.changed.wait()
+            return
+        entry = self.waiting.popleft()
+        handler = self.pubsub.handlers.get(entry.topic, {}).get(self.session_id)
+        self.running = True
+        token = _outermost.set(entry.delivery)
+        try:
+            if handler is not None:  # otherwise the test has taken it out of `handlers`
+                await handler(entry.topic, entry.message)
+        except Exception as error:  # noqa: BLE001 - raised when all handlers have run
+            (entry.delivery if entry.delivery.open else by).errors.append(error)
+        except BaseException as error:
+            if entry.delivery is not by:
+                entry.delivery.errors.append(
+                    RuntimeError(
+                        f"a broadcast was interrupted that ran this handler, too: {error!r}"
+                    )
+                )
+            raise
+        finally:
+            _outermost.reset(token)
+            self.running = False
+            self.heard(entry)
+
+    def heard(self, *entries: "_Entry") -> None:
+        for entry in entries:
+            entry.delivery.unheard.remove(self)
+        self.changed.set()  # for those who wait now
+        self.changed = asyncio.Event()
+
+    def drop(self, is_meant: "Callable[[_Entry], bool]") -> None:
+        dropped = [entry for entry in self.waiting if is_meant(entry)]
+        self.waiting = deque(entry for entry in self.waiting if not is_meant(entry))
+        self.heard(*dropped)
+
+
+@dataclass(eq=False)
+class _Delivery:
+    """An outermost ``broadcast``, and what was raised since it began."""
+
+    unheard: list[_Lane] = field(default_factory=list)  # once for each entry of its
+    errors: list[Exception] = field(default_factory=list)
+    open: bool = True  # False for a Task that a handler made and that outlives the broadcast
+
+
+@dataclass(eq=False)
+class _Entry:
+    """A message for a session, and the outermost ``broadcast`` it is of."""
+
+    topic: str
+    message: Any
+    delivery: _Delivery
+
+
+# In a handler's context, and in that of Tasks which it makes.
+_outermost: ContextVar[_Delivery | None] = ContextVar("fanwire_recording", default=None)

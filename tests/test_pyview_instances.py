@@ -48,9 +48,12 @@ async def until_nobody_is_left(servers: list[PyViewServer]) -> None:
     def left() -> list[tuple[int, ...]]:
         states = [server.state() for server in servers]
         maps = ["sessions", "subscribed_topics", "subscriptions", "queued_messages"]
-        return [(state["sockets"], *(state["stats"][name] for name in maps)) for state in states]
+        return [
+            (state["sockets"], state["hub"], *(state["stats"][name] for name in maps))
+            for state in states
+        ]
 
-    await until(lambda: left() == [(0, 0, 0, 0, 0)] * len(servers), "all sessions are gone")
+    await until(lambda: left() == [(0, 0, 0, 0, 0, 0)] * len(servers), "all sessions are gone")
 
 
 async def test_a_click_on_one_instance_moves_the_counter_on_the_other(
@@ -71,7 +74,9 @@ async def test_two_hundred_sessions_come_and_go_and_leave_nothing(
 ) -> None:
     async with AsyncExitStack() as stack:
         opened = [await open_pages(stack, server, 100) for server in servers]
-        stats = [server.state()["stats"] for server in servers]
+        states = [server.state() for server in servers]
+        assert [state["hub"] for state in states] == [100, 100]
+        stats = [state["stats"] for state in states]
         assert [held["sessions"] for held in stats] == [100, 100]
         assert [held["subscribed_topics"] for held in stats] == [1, 1]
         assert subscribers(module_redis) == 2  # one of each instance, however many sessions

@@ -7,7 +7,14 @@ import asyncio
 import os
 from typing import Any
 
-from pyview import ConnectedLiveViewSocket, LiveView, LiveViewSocket, PyView, is_connected
+from pyview import (
+    ConnectedLiveViewSocket,
+    LiveView,
+    LiveViewSocket,
+    PyView,
+    is_connected,
+    live_socket,
+)
 from pyview.events import InfoEvent
 from pyview.template import LiveRender, LiveTemplate, RenderedContent
 from pyview.vendor.ibis import Template
@@ -18,6 +25,7 @@ from starlette.staticfiles import StaticFiles
 
 import fanwire
 from fanwire.pyview import attach
+from fanwire.pyview.hub import HubAdapter
 
 TOPIC = "counter"
 
@@ -57,9 +65,15 @@ class Counter(LiveView[dict[str, Any]]):
 
 def make_app(pubsub: Backend | None, **options: Any) -> PyView:
     async def state(_: Request) -> JSONResponse:
+        hub: object = live_socket.pub_sub_hub
         stats = {} if pubsub is None else pubsub.stats()
         return JSONResponse(
-            {"pid": os.getpid(), "sockets": app.live_handler.sessions, "stats": stats}
+            {
+                "pid": os.getpid(),
+                "sockets": app.live_handler.sessions,
+                "hub": len(hub._subscribed) if isinstance(hub, HubAdapter) else 0,
+                "stats": stats,
+            }
         )
 
     routes = [

@@ -1,21 +1,31 @@
 //! A set of four-byte indices that is small when it has few members, as nearly all of them do.
 
-use foldhash::fast::RandomState;
-use smallvec::SmallVec;
+use hashbrown::HashTable;
 
-/// Up to this many members a linear search beats a hash set and needs no allocation of its own.
-const FEW: usize = 16;
+/// So many members need no allocation of their own.
+const FEW: usize = 3;
+
+/// What has room for so many times its members gives some of it back.
+const ROOMY: usize = 8;
 
 /// A set of indices. Most users have one connection and most uploads one watcher.
 #[derive(Debug)]
 pub enum IndexSet {
-    Few(SmallVec<[u32; 4]>),
-    Many(Box<indexmap::IndexSet<u32, RandomState>>),
+    Few { len: u8, members: [u32; FEW] },
+    Many(Box<Many>),
+}
+
+/// Members in the order in which they came, as far as none has left: one message to ten thousand lanes
+/// goes through memory from front to back. And where each of them stands.
+#[derive(Debug, Default)]
+pub struct Many {
+    members: Vec<u32>,
+    places: HashTable<u32>,
 }
 
 impl Default for IndexSet {
     fn default() -> Self {
-        Self::Few(SmallVec::new())
+        Self::Few { len: 0, members: [0; FEW] }
     }
 }
 
@@ -23,14 +33,20 @@ impl IndexSet {
     /// Adds a member. Returns whether it was new.
     pub fn insert(&mut self, member: u32) -> bool {
         match self {
-            Self::Few(few) if few.contains(&member) => false,
-            Self::Few(few) if few.len() < FEW => {
-                few.push(member);
-                true
-            }
-            Self::Few(few) => {
-                let mut many: indexmap::IndexSet<u32, RandomState> = few.drain(..).collect();
-                many.insert(member);
+            Self::Few { len, members } => {
+                let there = usize::from(*len);
+                if members[..there].contains(&member) {
+                    return false;
+                }
+                if there < FEW {
+                    members[there] = member;
+                    *len += 1;
+                    return true;
+                }
+                let mut many = Many::default();
+                for member in members.iter().chain([&member]) {
+                    many.insert(*member);
+                }
                 *self = Self::Many(Box::new(many));
                 true
             }
@@ -41,15 +57,20 @@ impl IndexSet {
     /// Removes a member. Returns whether it was there.
     pub fn remove(&mut self, member: u32) -> bool {
         match self {
-            Self::Few(few) => {
-                let at = few.iter().position(|m| *m == member);
-                at.map(|at| few.swap_remove(at)).is_some()
+            Self::Few { len, members } => {
+                let there = &mut members[..usize::from(*len)];
+                let Some(at) = there.iter().position(|other| *other == member) else {
+                    return false;
+                };
+                there.swap(at, usize::from(*len) - 1);
+                *len -= 1;
+                true
             }
             Self::Many(many) => {
-                let was = many.swap_remove(&member);
+                let was = many.remove(member);
                 // Well below the limit, so that one member coming and going does not rebuild it.
-                if many.len() <= FEW / 4 {
-                    *self = Self::Few(many.iter().copied().collect());
+                if let [] | [_] = many.members[..] {
+                    *self = many.members.iter().copied().collect();
                 }
                 was
             }
@@ -57,37 +78,114 @@ impl IndexSet {
     }
 
     /// The members, in no particular order.
-    pub fn iter(&self) -> Iter<'_> {
-        match self {
-            Self::Few(few) => Iter::Few(few.iter()),
-            Self::Many(many) => Iter::Many(many.iter()),
-        }
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.members().iter().copied()
     }
 
     pub fn len(&self) -> usize {
-        match self {
-            Self::Few(few) => few.len(),
-            Self::Many(many) => many.len(),
-        }
+        self.members().len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-}
 
-pub enum Iter<'a> {
-    Few(std::slice::Iter<'a, u32>),
-    Many(indexmap::set::Iter<'a, u32>),
-}
-
-impl Iterator for Iter<'_> {
-    type Item = u32;
-
-    fn next(&mut self) -> Option<u32> {
+    fn members(&self) -> &[u32] {
         match self {
-            Self::Few(few) => few.next().copied(),
-            Self::Many(many) => many.next().copied(),
+            Self::Few { len, members } => &members[..usize::from(*len)],
+            Self::Many(many) => &many.members,
+        }
+    }
+}
+
+impl FromIterator<u32> for IndexSet {
+    fn from_iter<I: IntoIterator<Item = u32>>(members: I) -> Self {
+        let mut set = Self::default();
+        for member in members {
+            set.insert(member);
+        }
+        set
+    }
+}
+
+impl Many {
+    fn insert(&mut self, member: u32) -> bool {
+        let Self { members, places } = self;
+        if places.find(hash(member), |place| members[*place as usize] == member).is_some() {
+            return false;
+        }
+        let place = u32::try_from(members.len())
+            .unwrap_or_else(|_| unreachable!("there are no more than 2^32 indices"));
+        members.push(member);
+        places.insert_unique(hash(member), place, |place| hash(members[*place as usize]));
+        true
+    }
+
+    fn remove(&mut self, member: u32) -> bool {
+        let Self { members, places } = self;
+        let entry = places.find_entry(hash(member), |place| members[*place as usize] == member);
+        let Ok(entry) = entry else { return false };
+        let (place, _) = entry.remove();
+        members.swap_remove(place as usize);
+        // The last one stands here now.
+        if let Some(moved) = members.get(place as usize).copied() {
+            let last = members.len();
+            let there = places.find_mut(hash(moved), |other| *other as usize == last);
+            if let Some(there) = there {
+                *there = place;
+            }
+        }
+        if members.capacity() / ROOMY > members.len() {
+            members.shrink_to(2 * members.len());
+            places.shrink_to(2 * members.len(), |place| hash(members[*place as usize]));
+        }
+        true
+    }
+}
+
+/// Nobody chooses an index, so it needs no key. The table takes the bucket from the low bits, and from
+/// the high ones what it compares first.
+fn hash(member: u32) -> u64 {
+    u64::from(member).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_set_that_was_large_gives_back_its_room() {
+        assert_eq!(size_of::<IndexSet>(), 16);
+        let mut set: IndexSet = (0..10_000).collect();
+        for member in 0..10_000 {
+            let room = match &set {
+                IndexSet::Few { .. } => FEW,
+                IndexSet::Many(many) => many.members.capacity().max(many.places.capacity()),
+            };
+            assert!(room <= 2 * ROOMY * set.len().max(4), "room for {room}, {} there", set.len());
+            assert!(set.remove(member));
+            assert!(!set.remove(member));
+        }
+        assert!(set.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_set(steps in proptest::collection::vec((any::<bool>(), 0..40u32), 0..400)) {
+            let (mut set, mut model) = (IndexSet::default(), BTreeSet::new());
+            for (adds, member) in steps {
+                if adds {
+                    prop_assert_eq!(set.insert(member), model.insert(member));
+                } else {
+                    prop_assert_eq!(set.remove(member), model.remove(&member));
+                }
+                prop_assert_eq!(set.len(), model.len());
+                prop_assert_eq!(set.iter().collect::<BTreeSet<u32>>(), model.clone());
+            }
         }
     }
 }

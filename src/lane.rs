@@ -8,11 +8,11 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smallvec::SmallVec;
-
 use crate::coalesce::Class;
+use crate::index_set::IndexSet;
 use crate::message::Payload;
 use crate::post::Reply;
+use crate::queue::Queue;
 use crate::topics::SubscriptionId;
 
 /// Names a lane. The generation tells a lane from an older one that had the same index.
@@ -40,9 +40,6 @@ impl LaneId {
 
 /// A send that is suspended for so long is the connection's doing.
 pub const SLOW_AFTER: Duration = Duration::from_millis(250);
-
-/// Places that an empty queue keeps.
-const KEPT_CAPACITY: usize = 32;
 
 /// How much may wait in one lane whose connection is slow ([`SLOW_AFTER`]). When only the event loop
 /// is behind, the listener reads more slowly instead: nobody is to blame then.
@@ -130,16 +127,16 @@ impl State {
 pub(crate) struct Lane {
     pub generation: u32,
     pub state: State,
+    /// Whether it is listed as one whose loop is behind.
+    pub listed: bool,
     /// Index of the event loop it is emptied on.
     pub slot: usize,
     /// Indices of the users it is connected as.
-    pub users: SmallVec<[u32; 2]>,
+    pub users: IndexSet,
     pub bytes: usize,
-    /// Whether it is listed as one whose loop is behind.
-    pub listed: bool,
     /// Since when its send is suspended.
     pub suspended: Option<Instant>,
-    pub queue: VecDeque<Entry>,
+    pub queue: Queue<Entry>,
 }
 
 impl Lane {
@@ -156,6 +153,7 @@ impl Lane {
         matches!(self.state, State::Sending | State::Suspended)
     }
 
+    #[inline]
     pub fn push(&mut self, entry: Entry) {
         self.bytes += entry.payload.text.len();
         self.queue.push_back(entry);
@@ -180,7 +178,7 @@ impl Lane {
         if entry.ticket.is_some() {
             return Err(entry);
         }
-        match self.queue.iter_mut().rev().find(|other| other.stream == stream) {
+        match self.queue.iter_mut_from_back().find(|other| other.stream == stream) {
             Some(last) if last.payload.class.key == key && last.ticket.is_none() => {
                 self.bytes += entry.payload.text.len();
                 self.bytes -= last.payload.text.len();
@@ -211,13 +209,10 @@ impl Lane {
         full && !self.queue.is_empty()
     }
 
+    #[inline]
     pub fn pop(&mut self) -> Option<Entry> {
         let entry = self.queue.pop_front()?;
         self.bytes -= entry.payload.text.len();
-        // A burst that is over gives back its memory; a message now and then keeps its place.
-        if self.queue.is_empty() && self.queue.capacity() > KEPT_CAPACITY {
-            self.queue = VecDeque::new();
-        }
         Some(entry)
     }
 
@@ -227,10 +222,10 @@ impl Lane {
         self.queue.push_front(entry);
     }
 
-    /// Empties the queue and gives back its memory.
+    /// Empties the queue.
     pub fn clear(&mut self) -> VecDeque<Entry> {
         self.bytes = 0;
-        std::mem::take(&mut self.queue)
+        self.queue.take()
     }
 }
 

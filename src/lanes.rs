@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use smallvec::SmallVec;
-
+use crate::chunks::Chunks;
+use crate::index_set::IndexSet;
 use crate::lane::{Entry, Lane, LaneId, LaneLimits, Overflow, State};
 use crate::post::{Bell, LoopMailbox};
 use crate::topics::SubscriptionId;
@@ -85,7 +85,7 @@ pub enum Notice {
 pub(crate) struct Lanes {
     /// The closed mailbox of no loop, to which new lanes belong.
     nowhere: Arc<LoopMailbox>,
-    all: Vec<Lane>,
+    all: Chunks<Lane>,
     free: Vec<u32>,
     slots: Vec<Slot>,
     open: usize,
@@ -98,8 +98,8 @@ impl Default for Lanes {
         let silent: Bell = Box::new(|| {});
         let nowhere = Arc::new(LoopMailbox::new(silent, crate::runtime::generation()));
         nowhere.close();
-        let (all, free, slots, behind) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { nowhere, all, free, slots, open: 0, behind }
+        let (free, slots, behind) = (Vec::new(), Vec::new(), Vec::new());
+        Self { nowhere, all: Chunks::default(), free, slots, open: 0, behind }
     }
 }
 
@@ -141,13 +141,13 @@ impl Lanes {
     }
 
     /// The users a lane is connected as; from now on it has none.
-    pub fn take_users(&mut self, index: u32) -> SmallVec<[u32; 2]> {
+    pub fn take_users(&mut self, index: u32) -> IndexSet {
         std::mem::take(&mut self.all[index as usize].users)
     }
 
     /// Every open lane.
     pub fn all_open(&self) -> Vec<LaneId> {
-        let numbered = (0u32..).zip(&self.all).filter(|(_, lane)| lane.state.is_open());
+        let numbered = (0u32..).zip(self.all.iter()).filter(|(_, lane)| lane.state.is_open());
         numbered.map(|(index, lane)| LaneId { index, generation: lane.generation }).collect()
     }
 
@@ -171,6 +171,15 @@ impl Lanes {
         }
         let lane = &mut self.all[index as usize];
         let id = LaneId { index, generation: lane.generation };
+        // Most often nothing waits: nothing to take the place of, and no limit to keep.
+        if lane.queue.is_empty() {
+            lane.push(entry);
+            if lane.state == State::Idle {
+                lane.state = State::Ready;
+                self.slots[lane.slot].ready.push_back(id);
+            }
+            return Pushed::Queued { coalesced: false };
+        }
         // What is left to be queued, unless it took the place of an older one.
         let left = lane.overwrite(entry).err();
         let mut dropped = Vec::new();
@@ -446,8 +455,7 @@ impl Lanes {
     pub fn free(&mut self, index: u32) -> VecDeque<Entry> {
         let lane = &mut self.all[index as usize];
         let queue = lane.clear();
-        lane.users.clear();
-        (lane.listed, lane.suspended) = (false, None);
+        (lane.users, lane.listed, lane.suspended) = (IndexSet::default(), false, None);
         lane.state = State::Free;
         lane.generation = lane.generation.wrapping_add(1);
         self.slots[lane.slot].bound -= 1;

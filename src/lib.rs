@@ -15,10 +15,10 @@
 //!   |-- topics      which session listens to which topic
 //!   |-- wishes      which channels are wanted by name, and which are confirmed
 //!   |-- coalesce, pointer   which message may take the place of an older one
-//!   |-- lanes, lane a bounded queue for each subscriber; which of them are ready, for each loop
+//!   |-- lanes, lane, queue   a bounded queue for each subscriber; which are ready, for each loop
 //! post, mailbox what crosses from an I/O thread to an event loop, and the flag that wakes it
 //! runtime       the I/O thread of this process, and forks
-//! channel, config, error, health, journal, message, stats
+//! channel, config, error, health, journal, message, stats; name, index_set, chunks: small in memory
 //! ```
 //!
 //! The core knows subscribers by number ([`lane::LaneId`]) and event loops by [`post::LoopMailbox`];
@@ -26,6 +26,7 @@
 
 pub mod broker;
 pub mod channel;
+mod chunks;
 pub mod client;
 pub mod coalesce;
 pub mod config;
@@ -37,10 +38,12 @@ pub mod lane;
 pub mod lanes;
 pub mod mailbox;
 pub mod message;
+mod name;
 pub mod outbox;
 pub mod pointer;
 pub mod post;
 pub mod publish;
+mod queue;
 pub mod registry;
 pub mod router;
 pub mod runtime;

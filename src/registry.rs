@@ -9,11 +9,13 @@ use std::hash::BuildHasher;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use crate::chunks::Chunks;
 use crate::index_set::IndexSet;
+use crate::name::Name;
 
 #[derive(Debug)]
 pub(crate) struct Named<T> {
-    pub name: Box<str>,
+    pub name: Name,
     pub value: T,
 }
 
@@ -21,15 +23,15 @@ pub(crate) struct Named<T> {
 #[derive(Debug)]
 pub(crate) struct Directory<T> {
     table: HashTable<u32>,
-    entries: Vec<Option<Named<T>>>,
+    entries: Chunks<Option<Named<T>>>,
     free: Vec<u32>,
     hasher: RandomState,
 }
 
 impl<T: Default> Directory<T> {
     pub fn new() -> Self {
-        let (table, entries, free) = (HashTable::new(), Vec::new(), Vec::new());
-        Self { table, entries, free, hasher: RandomState::default() }
+        let (table, hasher) = (HashTable::new(), RandomState::default());
+        Self { table, entries: Chunks::default(), free: Vec::new(), hasher }
     }
 
     pub fn find(&self, name: &[u8]) -> Option<u32> {
@@ -84,7 +86,7 @@ impl<T: Default> Directory<T> {
 }
 
 /// The bytes, because that is what the broker sends; an index in the table always has its entry.
-fn name_at<T>(entries: &[Option<Named<T>>], index: u32) -> &[u8] {
+fn name_at<T>(entries: &Chunks<Option<Named<T>>>, index: u32) -> &[u8] {
     entries[index as usize].as_ref().map_or(&[], |named| named.name.as_bytes())
 }
 
@@ -235,23 +237,25 @@ impl Registry {
         match map {
             Map::UserConnections => self.users_where(|user| !user.connections.is_empty()),
             Map::UserSubscriptions => self.users_where(|user| !user.uploads.is_empty()),
-            Map::UploadSubscribers => self.uploads.iter().map(|upload| &*upload.name).collect(),
+            Map::UploadSubscribers => {
+                self.uploads.iter().map(|upload| upload.name.as_str()).collect()
+            }
         }
     }
 
     fn users_where(&self, keep: impl Fn(&User) -> bool) -> Vec<&str> {
-        self.users.iter().filter(|user| keep(&user.value)).map(|user| &*user.name).collect()
+        self.users.iter().filter(|user| keep(&user.value)).map(|user| user.name.as_str()).collect()
     }
 
     fn user_name(&self, user: u32) -> Option<&str> {
-        self.users.get(user).map(|user| &*user.name)
+        self.users.get(user).map(|user| user.name.as_str())
     }
 
     fn upload_names<'a>(&'a self, user: &'a User) -> impl Iterator<Item = &'a str> {
         user.uploads
             .iter()
             .filter_map(|upload| self.uploads.get(upload))
-            .map(|upload| &*upload.name)
+            .map(|upload| upload.name.as_str())
     }
 }
 
@@ -303,7 +307,7 @@ mod tests {
     }
 
     proptest! {
-        /// The registry against maps of sets, through growth past `FEW` and back.
+        /// The registry against maps of sets, through sets of many members and back.
         #[test]
         fn behaves_as_maps_of_sets(steps in proptest::collection::vec(step(), 0..400)) {
             let mut registry = Registry::default();

@@ -133,7 +133,7 @@ impl Router {
         }
         let (user, new) = inner.registry.connect(user_id, id.index);
         if let (true, Some(lane)) = (new, inner.lanes.get(id)) {
-            lane.users.push(user);
+            lane.users.insert(user);
         }
         true
     }
@@ -155,7 +155,7 @@ impl Router {
         let user = inner.registry.disconnect(user_id, id.map(|id| id.index));
         let (Some(user), Some(id)) = (user, id) else { return false };
         let Some(lane) = inner.lanes.get(id) else { return false };
-        lane.users.retain(|other| *other != user);
+        lane.users.remove(user);
         if !lane.users.is_empty() {
             return false;
         }
@@ -491,7 +491,7 @@ impl Router {
 impl Inner {
     /// Takes a lane out of the maps.
     fn unregister(&mut self, index: u32) {
-        for user in self.lanes.take_users(index) {
+        for user in self.lanes.take_users(index).iter() {
             self.registry.disconnect_index(user, Some(index));
         }
     }

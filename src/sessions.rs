@@ -59,7 +59,7 @@ impl Router {
         let lane = open.unwrap_or_else(|| {
             let lane = inner.lanes.open();
             if let Some(lane) = inner.lanes.get(lane) {
-                lane.users.push(subscribed.session);
+                lane.users.insert(subscribed.session);
             }
             inner.topics.set_lane(subscribed.session, lane);
             lane
@@ -249,7 +249,7 @@ impl Router {
     /// The name of a lane's session.
     pub fn session_of(&self, id: LaneId) -> Option<String> {
         let mut inner = self.inner.lock();
-        let session = *inner.lanes.get(id)?.users.first()?;
+        let session = inner.lanes.get(id)?.users.iter().next()?;
         inner.topics.session_name(session).map(String::from)
     }
 
@@ -288,7 +288,7 @@ impl Inner {
 
     fn end_turn(&mut self, id: LaneId) -> Vec<Entry> {
         self.lanes.finish(id);
-        let session = self.lanes.get(id).and_then(|lane| lane.users.first().copied());
+        let session = self.lanes.get(id).and_then(|lane| lane.users.iter().next());
         session.map(|session| self.leave(session)).unwrap_or_default()
     }
 }

@@ -154,7 +154,8 @@ impl Topics {
             topic.subscriptions.remove(index);
             last = topic.subscriptions.is_empty();
         }
-        let last_of = last.then(|| self.names.get(topic).map(|topic| topic.name.clone())).flatten();
+        let last_of =
+            last.then(|| self.names.get(topic).map(|topic| topic.name.as_str().into())).flatten();
         if last {
             self.names.remove(topic);
         }
@@ -168,7 +169,7 @@ impl Topics {
 
     /// A session's name.
     pub fn session_name(&self, session: u32) -> Option<&str> {
-        self.sessions.get(session).map(|session| &*session.name)
+        self.sessions.get(session).map(|session| session.name.as_str())
     }
 
     /// One of a session's subscriptions.

@@ -171,5 +171,42 @@ fn fan_out(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, classify, route, coalesce, fan_out);
+/// People come, watch three uploads each, stop watching, and go; five to an upload.
+fn maps(c: &mut Criterion) {
+    const PEOPLE: usize = 1_000;
+    let (router, mailbox) = (Router::new(Policy::default()), event_loop());
+    let id = |kind: &str, number: usize| format!("{kind:0<8.8}-0000-4000-8000-{number:012}");
+    let users: Vec<String> = (0..PEOPLE).map(|number| id("user", number)).collect();
+    let uploads: Vec<String> = (0..PEOPLE * 3 / 5).map(|number| id("watched", number)).collect();
+    let watched: Vec<(&String, &String)> = (0..PEOPLE * 3)
+        .map(|number| (&users[number / 3], &uploads[number % uploads.len()]))
+        .collect();
+    let mut group = c.benchmark_group("maps");
+    group.throughput(Throughput::Elements(8 * PEOPLE as u64));
+    group.bench_function("connect, subscribe, unsubscribe, disconnect", |b| {
+        b.iter(|| {
+            let lanes: Vec<LaneId> = users
+                .iter()
+                .map(|user| {
+                    let lane = router.open();
+                    router.connect(user, lane);
+                    router.bind(lane, &mailbox);
+                    lane
+                })
+                .collect();
+            for (user, upload) in &watched {
+                router.subscribe(user, upload);
+            }
+            for (user, upload) in &watched {
+                router.unsubscribe(user, upload);
+            }
+            for (user, lane) in users.iter().zip(lanes) {
+                router.disconnect(user, Some(lane));
+            }
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, decode, classify, route, coalesce, fan_out, maps);
 criterion_main!(benches);

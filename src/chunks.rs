@@ -2,47 +2,52 @@
 
 use std::ops::{Index, IndexMut};
 
-/// Things in one allocation.
+/// Things in one allocation. As an array, so that an index is checked once.
 const CHUNK: usize = 256;
 
 /// As a `Vec`, but what is there never moves. So it has no room for as much again, and a million
 /// uploads do not stop everything while they are copied.
 #[derive(Debug)]
-pub(crate) struct Chunks<T>(Vec<Vec<T>>);
+pub(crate) struct Chunks<T> {
+    chunks: Vec<Box<[T; CHUNK]>>,
+    len: usize,
+}
 
 impl<T> Default for Chunks<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self { chunks: Vec::new(), len: 0 }
+    }
+}
+
+impl<T: Default> Chunks<T> {
+    pub fn push(&mut self, thing: T) {
+        if self.len == self.chunks.len() * CHUNK {
+            let chunk: Box<[T]> = std::iter::repeat_with(T::default).take(CHUNK).collect();
+            self.chunks.extend(<Box<[T; CHUNK]>>::try_from(chunk));
+        }
+        let index = self.len;
+        self[index] = thing;
+        self.len += 1;
     }
 }
 
 impl<T> Chunks<T> {
     pub fn len(&self) -> usize {
-        self.0.last().map_or(0, |last| (self.0.len() - 1) * CHUNK + last.len())
+        self.len
     }
 
-    pub fn push(&mut self, thing: T) {
-        match self.0.last_mut() {
-            Some(last) if last.len() < CHUNK => last.push(thing),
-            // The first one grows: most managers have a few.
-            first => {
-                let mut next = if first.is_none() { Vec::new() } else { Vec::with_capacity(CHUNK) };
-                next.push(thing);
-                self.0.push(next);
-            }
-        }
-    }
-
+    /// What has an index; perhaps a default that stands where nothing has been put yet.
     pub fn get(&self, index: usize) -> Option<&T> {
-        self.0.get(index / CHUNK)?.get(index % CHUNK)
+        self.chunks.get(index / CHUNK).map(|chunk| &chunk[index % CHUNK])
     }
 
+    /// As [`Chunks::get`], to be changed.
     pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
-        self.0.get_mut(index / CHUNK)?.get_mut(index % CHUNK)
+        self.chunks.get_mut(index / CHUNK).map(|chunk| &mut chunk[index % CHUNK])
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.0.iter().flatten()
+        self.chunks.iter().flat_map(|chunk| chunk.iter()).take(self.len)
     }
 }
 
@@ -50,13 +55,13 @@ impl<T> Index<usize> for Chunks<T> {
     type Output = T;
 
     fn index(&self, index: usize) -> &T {
-        &self.0[index / CHUNK][index % CHUNK]
+        &self.chunks[index / CHUNK][index % CHUNK]
     }
 }
 
 impl<T> IndexMut<usize> for Chunks<T> {
     fn index_mut(&mut self, index: usize) -> &mut T {
-        &mut self.0[index / CHUNK][index % CHUNK]
+        &mut self.chunks[index / CHUNK][index % CHUNK]
     }
 }
 
@@ -76,6 +81,7 @@ mod tests {
         row[CHUNK] = 7;
         *row.get_mut(CHUNK + 1).unwrap() = 8;
         assert_eq!((row[CHUNK - 1], row[CHUNK], row[CHUNK + 1]), (CHUNK - 1, 7, 8));
-        assert_eq!((row.get(3 * CHUNK), row.get(3 * CHUNK + 1)), (Some(&(3 * CHUNK)), None));
+        assert_eq!((row.get(3 * CHUNK), row.get(3 * CHUNK + 1)), (Some(&(3 * CHUNK)), Some(&0)));
+        assert_eq!(row.get(4 * CHUNK), None);
     }
 }

@@ -1,9 +1,13 @@
 //! A set of four-byte indices that is small when it has few members, as nearly all of them do.
 
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 /// So many members need no allocation of their own.
 const FEW: usize = 3;
+
+/// So many need one, and a linear search finds them sooner than a table does.
+const SOME: usize = 14;
 
 /// What has room for so many times its members gives some of it back.
 const ROOMY: usize = 8;
@@ -16,10 +20,11 @@ pub enum IndexSet {
 }
 
 /// Members in the order in which they came, as far as none has left: one message to ten thousand lanes
-/// goes through memory from front to back. And where each of them stands.
+/// goes through memory from front to back. And where each of them stands, once there are more than
+/// [`SOME`].
 #[derive(Debug, Default)]
 pub struct Many {
-    members: Vec<u32>,
+    members: SmallVec<[u32; SOME]>,
     places: HashTable<u32>,
 }
 
@@ -43,11 +48,10 @@ impl IndexSet {
                     *len += 1;
                     return true;
                 }
-                let mut many = Many::default();
-                for member in members.iter().chain([&member]) {
-                    many.insert(*member);
-                }
-                *self = Self::Many(Box::new(many));
+                let mut many = Box::<Many>::default();
+                many.members.extend_from_slice(members);
+                many.members.push(member);
+                *self = Self::Many(many);
                 true
             }
             Self::Many(many) => many.insert(member),
@@ -110,37 +114,68 @@ impl FromIterator<u32> for IndexSet {
 
 impl Many {
     fn insert(&mut self, member: u32) -> bool {
-        let Self { members, places } = self;
-        if places.find(hash(member), |place| members[*place as usize] == member).is_some() {
+        if self.place_of(member).is_some() {
             return false;
         }
-        let place = u32::try_from(members.len())
-            .unwrap_or_else(|_| unreachable!("there are no more than 2^32 indices"));
-        members.push(member);
-        places.insert_unique(hash(member), place, |place| hash(members[*place as usize]));
+        self.members.push(member);
+        if self.places.is_empty() {
+            if self.members.len() > SOME {
+                self.make_table();
+            }
+            return true;
+        }
+        let Self { members, places } = self;
+        places.insert_unique(hash(member), last(members), |place| hash(members[*place as usize]));
         true
     }
 
     fn remove(&mut self, member: u32) -> bool {
+        let Some(place) = self.place_of(member) else { return false };
         let Self { members, places } = self;
-        let entry = places.find_entry(hash(member), |place| members[*place as usize] == member);
-        let Ok(entry) = entry else { return false };
-        let (place, _) = entry.remove();
-        members.swap_remove(place as usize);
-        // The last one stands here now.
-        if let Some(moved) = members.get(place as usize).copied() {
-            let last = members.len();
-            let there = places.find_mut(hash(moved), |other| *other as usize == last);
-            if let Some(there) = there {
+        if !places.is_empty() {
+            let at = |place: u32| move |other: &u32| *other == place;
+            if let Ok(entry) = places.find_entry(hash(member), at(place)) {
+                entry.remove();
+            }
+            // The last one will stand where this one did; it may be this one.
+            let moved = last(members);
+            if let Some(there) = places.find_mut(hash(members[moved as usize]), at(moved)) {
                 *there = place;
             }
         }
-        if members.capacity() / ROOMY > members.len() {
-            members.shrink_to(2 * members.len());
-            places.shrink_to(2 * members.len(), |place| hash(members[*place as usize]));
+        members.swap_remove(place as usize);
+        if members.len() <= SOME / 2 {
+            *places = HashTable::new();
+        }
+        if members.spilled() && members.capacity() / ROOMY > members.len() {
+            let room = 2 * members.len();
+            members.grow(room.max(SOME));
+            places.shrink_to(room, |place| hash(members[*place as usize]));
         }
         true
     }
+
+    fn place_of(&self, member: u32) -> Option<u32> {
+        let Self { members, places } = self;
+        if places.is_empty() {
+            let place = members.iter().position(|other| *other == member)?;
+            return u32::try_from(place).ok();
+        }
+        places.find(hash(member), |place| members[*place as usize] == member).copied()
+    }
+
+    fn make_table(&mut self) {
+        let Self { members, places } = self;
+        for (place, member) in (0u32..).zip(members.iter()) {
+            places.insert_unique(hash(*member), place, |place| hash(members[*place as usize]));
+        }
+    }
+}
+
+/// The place of the last member, of which there is one.
+fn last(members: &[u32]) -> u32 {
+    u32::try_from(members.len() - 1)
+        .unwrap_or_else(|_| unreachable!("there are no more than 2^32 indices"))
 }
 
 /// Nobody chooses an index, so it needs no key. The table takes the bucket from the low bits, and from

@@ -5,6 +5,7 @@ use std::time::Duration;
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
 use crate::error::Error;
+use crate::history;
 
 /// The schemes that name a Redis (or Valkey) server; the `redis` crate parses what follows.
 const REDIS_SCHEMES: [&str; 6] = ["redis", "rediss", "valkey", "valkeys", "redis+unix", "unix"];
@@ -139,6 +140,27 @@ pub struct Limits {
     pub max_pending_messages: usize,
     /// How many bytes of payload `publish_nowait` lets wait.
     pub max_pending_bytes: usize,
+    /// What the broker is to keep of each upload, if anything.
+    pub history: Option<history::Settings>,
+    /// What may wait for a broker that cannot be reached, if anything may.
+    pub outage: Option<OutageLimits>,
+}
+
+/// What may wait for a broker that cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutageLimits {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes of payload.
+    pub bytes: usize,
+    /// How long.
+    pub time: Duration,
+}
+
+impl Default for OutageLimits {
+    fn default() -> Self {
+        Self { messages: 10_000, bytes: 16 << 20, time: Duration::from_secs(60) }
+    }
 }
 
 impl Default for Limits {
@@ -150,6 +172,8 @@ impl Default for Limits {
             max_message_bytes: 1 << 20,
             max_pending_messages: 10_000,
             max_pending_bytes: 16 << 20,
+            history: None,
+            outage: None,
         }
     }
 }

@@ -32,6 +32,7 @@ pub mod coalesce;
 pub mod config;
 pub mod error;
 pub mod health;
+pub mod history;
 pub(crate) mod index_set;
 pub mod journal;
 pub mod lane;

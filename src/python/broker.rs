@@ -67,6 +67,8 @@ impl BrokerOptions<'_> {
             max_message_bytes: at_least_one("max_message_bytes", self.max_message_bytes)?,
             max_pending_messages: at_least_one("max_pending_messages", messages)?,
             max_pending_bytes: at_least_one("max_pending_bytes", bytes)?,
+            history: None,
+            outage: None,
         };
         let (journal, shown_url) = (Arc::default(), mask(self.url));
         let wishes = Wishes::new(Arc::clone(&journal), shown_url.clone());

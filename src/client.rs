@@ -160,6 +160,7 @@ impl Client {
             running: Arc::clone(&running),
             started: Arc::clone(&started),
             health: Arc::clone(&self.health),
+            probe: Arc::default(),
         };
         // Started first: the reply goes along, and an I/O thread that cannot be had is an answer too.
         let task = match runtime::ensure() {

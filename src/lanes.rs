@@ -332,15 +332,15 @@ impl Lanes {
 
     /// Says that a loop runs, though sends are suspended on it. What went over its limits before its
     /// connection was known to be slow is dealt with now. Returns what made room, to be dropped
-    /// without the lock, and the lanes that are to be given up.
+    /// without the lock, the lanes it was in, and the lanes that are to be given up.
     pub fn see(
         &mut self,
         mailbox: &Arc<LoopMailbox>,
         limits: LaneLimits,
         policy: Overflow,
-    ) -> (Vec<Entry>, Vec<LaneId>) {
-        let (mut spilled, mut over) = (Vec::new(), Vec::new());
-        let Some(slot) = self.find_slot(mailbox) else { return (spilled, over) };
+    ) -> (Vec<Entry>, Vec<LaneId>, Vec<LaneId>) {
+        let (mut spilled, mut lost, mut over) = (Vec::new(), Vec::new(), Vec::new());
+        let Some(slot) = self.find_slot(mailbox) else { return (spilled, lost, over) };
         self.slots[slot].seen = Some(Instant::now());
         for id in self.behind.clone() {
             let seen = self.slots[slot].seen;
@@ -358,9 +358,10 @@ impl Lanes {
             }
             if spilled.len() > before {
                 self.slots[slot].notices.push(Notice::Dropped(id, spilled.len() - before));
+                lost.push(id);
             }
         }
-        (spilled, over)
+        (spilled, lost, over)
     }
 
     /// Says that a lane's send waits for its connection.

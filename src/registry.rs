@@ -80,6 +80,11 @@ impl<T: Default> Directory<T> {
         self.find(name).and_then(|index| self.get(index)).map(|named| &named.value)
     }
 
+    pub fn indices(&self) -> impl Iterator<Item = u32> {
+        let numbered = (0u32..).zip(self.entries.iter());
+        numbered.filter(|(_, entry)| entry.is_some()).map(|(index, _)| index)
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Named<T>> {
         self.entries.iter().flatten()
     }
@@ -106,11 +111,13 @@ struct Upload {
 pub struct Registry {
     users: Directory<User>,
     uploads: Directory<Upload>,
+    /// Uploads whose last watcher has left since that was asked; None where nobody asks.
+    forgotten: Option<Vec<u32>>,
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { users: Directory::new(), uploads: Directory::new() }
+        Self { users: Directory::new(), uploads: Directory::new(), forgotten: None }
     }
 }
 
@@ -177,6 +184,9 @@ impl Registry {
         let last = entry.users.is_empty();
         if last {
             self.uploads.remove(upload);
+            if let Some(forgotten) = &mut self.forgotten {
+                forgotten.push(upload);
+            }
         }
         last
     }
@@ -197,6 +207,56 @@ impl Registry {
                 user.value.connections.iter().for_each(&mut each);
             }
         }
+    }
+
+    /// As [`Registry::lanes_of_upload`], by the upload's index; a lane comes once for each user.
+    pub(crate) fn lanes_of_upload_at(&self, upload: u32, mut each: impl FnMut(u32)) {
+        let Some(upload) = self.uploads.get(upload) else { return };
+        for user in upload.value.users.iter() {
+            if let Some(user) = self.users.get(user) {
+                user.value.connections.iter().for_each(&mut each);
+            }
+        }
+    }
+
+    /// The index of an upload that somebody watches.
+    pub(crate) fn upload(&self, upload_id: &[u8]) -> Option<u32> {
+        self.uploads.find(upload_id)
+    }
+
+    /// The id of the upload at an index.
+    pub(crate) fn upload_name(&self, upload: u32) -> Option<&str> {
+        self.uploads.get(upload).map(|upload| upload.name.as_str())
+    }
+
+    /// The indices of all watched uploads.
+    pub(crate) fn watched(&self) -> Vec<u32> {
+        self.uploads.indices().collect()
+    }
+
+    /// The index of a user.
+    pub(crate) fn user(&self, user_id: &str) -> Option<u32> {
+        self.users.find(user_id.as_bytes())
+    }
+
+    /// How many connections the user at an index has.
+    pub(crate) fn connections_at(&self, user: u32) -> usize {
+        self.users.get(user).map_or(0, |user| user.value.connections.len())
+    }
+
+    /// The indices of the uploads that the user at an index watches.
+    pub(crate) fn uploads_at(&self, user: u32) -> Vec<u32> {
+        self.users.get(user).map_or_else(Vec::new, |user| user.value.uploads.iter().collect())
+    }
+
+    /// Whether uploads whose last watcher leaves are to be remembered.
+    pub(crate) fn note_forgotten(&mut self, on: bool) {
+        self.forgotten = on.then(Vec::new);
+    }
+
+    /// The uploads whose last watcher has left since the last call.
+    pub(crate) fn take_forgotten(&mut self) -> Vec<u32> {
+        self.forgotten.as_mut().map_or_else(Vec::new, std::mem::take)
     }
 
     /// Whether anybody who watches the upload is connected.

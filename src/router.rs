@@ -5,11 +5,13 @@
 //! checked, or while a bell is rung. Lock order: router, then mailbox.
 
 use std::any::Any;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use smallvec::SmallVec;
+use tokio::sync::Notify;
 
 use crate::channel::Address;
 use crate::coalesce::Coalescer;
@@ -17,6 +19,8 @@ use crate::lane::{Entry, LaneId, LaneLimits, Overflow};
 use crate::lanes::{GaveUp, Lanes, Notice, Pushed};
 use crate::message::{Message, Outgoing, Payload};
 use crate::post::{LoopMailbox, Post, Reply};
+use crate::recovering::Wish;
+use crate::recovery::Recovery;
 use crate::registry::{Map, Registry};
 use crate::runtime;
 use crate::sessions::Channels;
@@ -57,6 +61,7 @@ impl<'a> From<&'a Outgoing> for Inbound<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Inner {
     pub registry: Registry,
+    pub recovery: Recovery,
     pub topics: Topics,
     pub lanes: Lanes,
 }
@@ -83,6 +88,10 @@ pub struct Router {
     pub stats: DeliveryStats,
     /// How deliveries are spread in time.
     pub spread: DeliverySpread,
+    /// Whether messages are expected to carry positions.
+    pub(crate) recovers: AtomicBool,
+    /// Rung when a read of the history is due.
+    pub(crate) reads: Notify,
     owner: OnceLock<Weak<dyn Any + Send + Sync>>,
 }
 
@@ -107,7 +116,8 @@ impl Router {
     pub fn with_channels(policy: Policy, channels: Option<Channels>) -> Arc<Self> {
         let (inner, stats, owner) = (Mutex::default(), DeliveryStats::default(), OnceLock::new());
         let spread = DeliverySpread::default();
-        Arc::new(Self { inner, policy, channels, stats, spread, owner })
+        let (recovers, reads) = (AtomicBool::new(false), Notify::new());
+        Arc::new(Self { inner, policy, channels, stats, spread, recovers, reads, owner })
     }
 
     /// Says to what in the binding this router belongs. The first call counts.
@@ -135,6 +145,10 @@ impl Router {
         if let (true, Some(lane)) = (new, inner.lanes.get(id)) {
             lane.users.insert(user);
         }
+        if new && inner.recovery.is_on() && inner.place_first(user, id) {
+            drop(inner);
+            self.reads.notify_one();
+        }
         true
     }
 
@@ -152,7 +166,11 @@ impl Router {
     pub fn disconnect(&self, user_id: &str, id: Option<LaneId>) -> bool {
         let mut inner = self.inner.lock();
         let id = id.filter(|id| inner.lanes.get(*id).is_some());
+        if let (Some(user), Some(id)) = (inner.registry.user(user_id), id) {
+            inner.leave_tracks(user, id.index);
+        }
         let user = inner.registry.disconnect(user_id, id.map(|id| id.index));
+        inner.forget_tracks();
         let (Some(user), Some(id)) = (user, id) else { return false };
         let Some(lane) = inner.lanes.get(id) else { return false };
         lane.users.remove(user);
@@ -182,6 +200,10 @@ impl Router {
     pub fn close_all(&self) -> Vec<LaneId> {
         let mut inner = self.inner.lock();
         inner.registry = Registry::default();
+        let recovers = inner.recovery.is_on();
+        inner.recovery = Recovery::default();
+        inner.recovery.set(recovers);
+        inner.registry.note_forgotten(recovers);
         let open = inner.lanes.all_open();
         let queues: Vec<_> = open.iter().map(|id| inner.lanes.free(id.index)).collect();
         drop(inner);
@@ -191,12 +213,23 @@ impl Router {
 
     /// Makes a user watch an upload.
     pub fn subscribe(&self, user_id: &str, upload_id: &str) {
-        self.inner.lock().registry.subscribe(user_id, upload_id);
+        self.subscribe_with(user_id, upload_id, Wish::default());
     }
 
     /// Makes a user stop watching an upload.
     pub fn unsubscribe(&self, user_id: &str, upload_id: &str) {
-        self.inner.lock().registry.unsubscribe(user_id, upload_id);
+        let mut inner = self.inner.lock();
+        if inner.recovery.is_on()
+            && let Some(upload) = inner.registry.upload(upload_id.as_bytes())
+        {
+            let mut lanes: SmallVec<[u32; 4]> = SmallVec::new();
+            inner.registry.lanes_of_user(user_id.as_bytes(), |lane| lanes.push(lane));
+            for lane in lanes {
+                inner.recovery.leave(upload, lane);
+            }
+        }
+        inner.registry.unsubscribe(user_id, upload_id);
+        inner.forget_tracks();
     }
 
     /// Looks at the maps under the lock; `look` must be short and must not run Python.
@@ -260,7 +293,12 @@ impl Router {
         let mut spilled = Vec::new();
         let mut inner = self.inner.lock();
         for (address, payload) in payloads {
-            self.push(&mut inner, address, &payload, None, home, &mut spilled);
+            match address {
+                Address::Upload(id) if inner.recovery.is_on() => {
+                    self.push_recorded(&mut inner, id, &payload, home, &mut spilled);
+                }
+                _ => self.push(&mut inner, address, &payload, None, home, &mut spilled),
+            }
         }
         self.tell(inner);
         not_utf8
@@ -294,6 +332,9 @@ impl Router {
             inner.lanes.finish(id);
         }
         inner.lanes.take(mailbox, most, taken);
+        if inner.recovery.has_lags() {
+            self.end_lags(&mut inner);
+        }
         if taken.is_empty() {
             self.tell(inner);
         }
@@ -332,8 +373,11 @@ impl Router {
     /// they are: this is when connections turn out to be slow.
     pub fn see(self: &Arc<Self>, mailbox: &Arc<LoopMailbox>) {
         let mut inner = self.inner.lock();
-        let (mut spilled, over) =
+        let (mut spilled, lost, over) =
             inner.lanes.see(mailbox, self.policy.limits, self.policy.overflow);
+        for lane in lost {
+            inner.recovery.lag(lane);
+        }
         self.give_up_all(&mut inner, over, &mut spilled);
         self.stats.dropped.add(spilled.len() as u64);
         self.tell(inner);
@@ -443,38 +487,50 @@ impl Router {
         // What is to be dropped once the lock is gone.
         spilled: &mut Vec<Entry>,
     ) {
-        let mut given_up: SmallVec<[u32; 4]> = SmallVec::new();
-        let lanes = &mut inner.lanes;
-        let each = |index: u32| {
-            // A connection that two users share comes twice, and may just have been given up.
-            if !lanes.is_open(index) {
-                self.stats.dropped.add(1);
-                return;
-            }
-            let entry = Entry::new(Arc::clone(payload), ticket.cloned());
-            match lanes.push(index, entry, self.policy.limits, self.policy.overflow, home) {
-                Pushed::Queued { coalesced } => self.stats.coalesced.add(u64::from(coalesced)),
-                Pushed::Instead { dropped, coalesced } => {
-                    self.stats.coalesced.add(u64::from(coalesced));
-                    self.stats.dropped.add(dropped.len() as u64);
-                    spilled.extend(dropped);
-                }
-                Pushed::NoLoop => self.stats.dropped.add(1),
-                Pushed::GivenUp { entries, coalesced } => {
-                    self.stats.coalesced.add(u64::from(coalesced));
-                    self.stats.dropped.add(entries.len() as u64);
-                    self.stats.overflowed.add(1);
-                    spilled.extend(entries);
-                    given_up.push(index);
-                }
-            }
-        };
+        let mut lanes: SmallVec<[u32; 8]> = SmallVec::new();
         match address {
-            Address::Upload(id) => inner.registry.lanes_of_upload(id, each),
-            Address::User(id) => inner.registry.lanes_of_user(id, each),
+            Address::Upload(id) => inner.registry.lanes_of_upload(id, |lane| lanes.push(lane)),
+            Address::User(id) => inner.registry.lanes_of_user(id, |lane| lanes.push(lane)),
         }
-        for index in given_up {
-            inner.unregister(index);
+        let mut given_up = SmallVec::new();
+        for index in lanes {
+            let entry = Entry::new(Arc::clone(payload), ticket.cloned());
+            self.queue(inner, index, entry, home, spilled, &mut given_up);
+        }
+        inner.unregister_all(&given_up);
+    }
+
+    /// Puts an entry into one lane. Lanes that are given up for it are to be unregistered.
+    pub(crate) fn queue(
+        &self,
+        inner: &mut Inner,
+        index: u32,
+        entry: Entry,
+        home: Option<&Arc<LoopMailbox>>,
+        spilled: &mut Vec<Entry>,
+        given_up: &mut SmallVec<[u32; 4]>,
+    ) {
+        // A connection that two users share comes twice, and may just have been given up.
+        if !inner.lanes.is_open(index) {
+            self.stats.dropped.add(1);
+            return;
+        }
+        match inner.lanes.push(index, entry, self.policy.limits, self.policy.overflow, home) {
+            Pushed::Queued { coalesced } => self.stats.coalesced.add(u64::from(coalesced)),
+            Pushed::Instead { dropped, coalesced } => {
+                self.stats.coalesced.add(u64::from(coalesced));
+                self.stats.dropped.add(dropped.len() as u64);
+                spilled.extend(dropped);
+                inner.recovery.lag(inner.lanes.id_at(index));
+            }
+            Pushed::NoLoop => self.stats.dropped.add(1),
+            Pushed::GivenUp { entries, coalesced } => {
+                self.stats.coalesced.add(u64::from(coalesced));
+                self.stats.dropped.add(entries.len() as u64);
+                self.stats.overflowed.add(1);
+                spilled.extend(entries);
+                given_up.push(index);
+            }
         }
     }
 
@@ -492,7 +548,16 @@ impl Inner {
     /// Takes a lane out of the maps.
     fn unregister(&mut self, index: u32) {
         for user in self.lanes.take_users(index).iter() {
+            self.leave_tracks(user, index);
             self.registry.disconnect_index(user, Some(index));
+        }
+        self.forget_tracks();
+    }
+
+    /// Takes lanes out of the maps.
+    pub(crate) fn unregister_all(&mut self, lanes: &[u32]) {
+        for index in lanes {
+            self.unregister(*index);
         }
     }
 }

@@ -5,10 +5,13 @@
 //! The gate keeps a fork from happening while the I/O thread holds one of our locks, which would stay
 //! locked for ever in the child.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::task::Poll;
 
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
@@ -72,6 +75,25 @@ fn start_io_thread() -> std::io::Result<Handle> {
     Ok(handle)
 }
 
+/// Runs a future to its end, or up to its panic, whose text is returned.
+pub async fn contained<F: Future>(future: F) -> Result<F::Output, String> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(move |context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        match polled {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(text_of(&*panic))),
+        }
+    })
+    .await
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("internal error, please report it: {}", text.unwrap_or("a panic without a text"))
+}
+
 /// Held by the I/O thread while it uses a lock of ours; cheap, taken once per batch.
 pub fn gate() -> RwLockReadGuard<'static, ()> {
     GATE.read().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -92,4 +114,19 @@ pub fn after_fork_in_parent() {
 pub fn after_fork_in_child() {
     GENERATION.fetch_add(1, Ordering::AcqRel);
     FORKING.with(|forking| drop(forking.borrow_mut().take()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_becomes_a_text() {
+        assert_eq!(contained(async { 7 }).await, Ok(7));
+        let panics = async {
+            tokio::task::yield_now().await;
+            assert!(generation() > 1_000_000, "so few forks");
+        };
+        assert!(contained(panics).await.unwrap_err().ends_with("so few forks"));
+    }
 }

@@ -94,6 +94,8 @@ counters! {
         outages,
         /// Times the listener was subscribed again after it had lost the broker.
         reconnects,
+        /// Times a fault in fanwire itself made the listener start over.
+        panics,
     }
 }
 
@@ -112,6 +114,16 @@ counters! {
         overflowed,
         /// Connections given up because a send did not end in time.
         timed_out,
+        /// Connections that were given the current state of an upload when they began to watch it.
+        snapshots,
+        /// Messages handed to a connection from the history, one count for each connection.
+        recovered,
+        /// Times a connection was told to forget what it had of an upload, and given its current state.
+        resyncs,
+        /// Messages that came again and were not handed on.
+        duplicates,
+        /// Times messages of an upload turned out to be missing.
+        gaps,
         /// Times an event loop was woken for deliveries.
         wakeups,
     }

@@ -13,10 +13,14 @@ use crate::error::Error;
 use crate::health::{Health, State};
 use crate::journal::{Journal, Level};
 use crate::post::{LoopMailbox, Post, Reply};
+use crate::reading::{self, Probe};
 use crate::router::{self, Inbound, Router};
 use crate::runtime;
 use crate::stats::ClientStats;
-use crate::wishes::Wishes;
+use crate::wishes::{Changes, Wishes};
+
+/// Why a connection that hears nothing is replaced.
+const DEAF: &str = "the listener does not hear what is published on its own channel";
 
 /// Channels named in warnings about payloads that are not UTF-8; more are only counted.
 const CHANNELS_NAMED: usize = 64;
@@ -45,6 +49,8 @@ pub struct Job {
     pub health: Arc<Health>,
     /// Who waits for the first attempt.
     pub started: Arc<Started>,
+    /// The channel on which it hears itself.
+    pub probe: Arc<Probe>,
 }
 
 /// Whose connections a listener serves.
@@ -63,7 +69,8 @@ impl Uploads {
         if matches!(self, Self::Nobody) { &[] } else { &PATTERNS }
     }
 
-    fn router(&self) -> Option<Arc<Router>> {
+    /// The router of the moment.
+    pub fn router(&self) -> Option<Arc<Router>> {
         match self {
             Self::Nobody => None,
             Self::Current => router::current(),
@@ -119,9 +126,37 @@ pub fn backoff(attempt: u32, jitter: f64) -> Duration {
 /// Runs until it is aborted, or until the first attempt fails for good. `started` is answered after
 /// the first attempt.
 pub async fn run(job: Job) {
-    let mut voice = Voice { job: &job, told_down: None, named: Vec::new(), attempt: 0 };
+    let reader = reading::Job {
+        url: job.url.clone(),
+        limits: job.limits,
+        uploads: job.uploads.clone(),
+        health: Arc::clone(&job.health),
+        probe: Arc::clone(&job.probe),
+        home: Arc::clone(&job.home),
+        journal: Arc::clone(&job.journal),
+    };
+    let mut panics = 0;
+    loop {
+        // Side by side in one task, so that they end together.
+        let both = async {
+            tokio::select! {
+                () = listen(&job) => {}
+                () = reading::run(&reader) => {}
+            }
+        };
+        let Err(panic) = runtime::contained(both).await else { return };
+        panics += 1;
+        let voice = Voice { job: &job, told_down: None, named: Vec::new(), attempt: 0 };
+        voice.down_by_panic(&panic);
+        tokio::time::sleep(backoff(panics, jitter())).await;
+    }
+}
+
+async fn listen(job: &Job) {
+    let mut voice = Voice { job, told_down: None, named: Vec::new(), attempt: 0 };
     let patterns = job.uploads.patterns();
     voice.enter(State::Connecting, None);
+    voice.recover();
     loop {
         let error = match Listening::connect(&job.url, &job.limits, patterns).await {
             Ok(mut listening) => voice.read(&mut listening).await,
@@ -142,7 +177,7 @@ pub async fn run(job: Job) {
 
 /// Randomness enough to keep a fleet out of step: std's hasher keys are random per process and grow
 /// by one at each use.
-fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     f64::from((RandomState::new().hash_one(0u8) >> 32) as u32) / f64::from(u32::MAX)
 }
@@ -158,9 +193,18 @@ struct Voice<'a> {
 }
 
 impl Voice<'_> {
+    /// Says to the router of the moment whether there is a history.
+    fn recover(&self) {
+        let _gate = runtime::gate();
+        if let Some(router) = self.job.uploads.router() {
+            router.recover(self.job.limits.history.is_some());
+        }
+    }
+
     /// Nothing is asked of a broker any more: the next connection is to be asked for everything.
     fn start_over(&self) {
         let _gate = runtime::gate();
+        self.job.probe.start_over();
         if let Some(wishes) = self.wishes() {
             wishes.start_over();
         }
@@ -173,6 +217,7 @@ impl Voice<'_> {
     /// Reads until the connection fails.
     async fn read(&mut self, listening: &mut Listening) -> Error {
         let wishes = self.wishes().cloned();
+        let probe = &self.job.probe;
         let mut settled = false;
         loop {
             if let Some(wishes) = &wishes {
@@ -191,6 +236,15 @@ impl Voice<'_> {
             let next = tokio::select! {
                 next = listening.next(&mut ear) => next,
                 () = news(wishes.as_deref()) => continue,
+                () = probe.is_wanted() => {
+                    let begin_alone = vec![probe.channel.clone()];
+                    listening.ask(Changes { begin_alone, ..Changes::default() });
+                    continue;
+                }
+                () = probe.is_deaf() => {
+                    let (url, reason) = (self.job.url.shown.clone(), DEAF.to_owned());
+                    return Error::Unreachable { url, reason };
+                }
             };
             if let Err(error) = next {
                 return error;
@@ -209,10 +263,34 @@ impl Voice<'_> {
             let _gate = runtime::gate();
             self.job.health.hear();
         }
+        let is_probe = |channel: &[u8]| *channel == *self.job.probe.channel.as_bytes();
         match heard {
             Heard::Alive => {}
-            Heard::Matching(batch) => self.route(batch),
-            Heard::Named(batch) => self.route_topics(batch),
+            Heard::Matching(batch) => {
+                self.job.probe.hear();
+                self.route(batch);
+            }
+            Heard::Named([probe]) if is_probe(probe.channel) => self.job.probe.come_back(),
+            Heard::Named(batch) if batch.iter().any(|inbound| is_probe(inbound.channel)) => {
+                self.job.probe.come_back();
+                let others = batch.iter().filter(|inbound| !is_probe(inbound.channel));
+                let others: Vec<Inbound<'_>> = others.copied().collect();
+                self.route_topics(&others);
+            }
+            Heard::Named(batch) => {
+                self.job.probe.hear();
+                self.route_topics(batch);
+            }
+            Heard::Subscribed(channel) if is_probe(channel) => {
+                self.job.probe.answered(true);
+            }
+            Heard::Unsubscribed(channel) if is_probe(channel) => {}
+            Heard::Refused(channel, error) if is_probe(channel.as_bytes()) => {
+                if self.job.probe.answered(false) {
+                    let text = reading::refusal(&self.job.url, &error.to_string());
+                    self.tell(Level::Warning, text);
+                }
+            }
             Heard::Subscribed(channel) | Heard::Unsubscribed(channel) => {
                 let _gate = runtime::gate();
                 if let Some(wishes) = self.wishes() {
@@ -244,6 +322,7 @@ impl Voice<'_> {
             job.stats.unwatched.add(batch.len() as u64);
             return;
         };
+        router.recover(job.limits.history.is_some());
         let not_utf8 = router.route(batch, Some(&job.home), &job.stats);
         drop(gate);
         for channel in not_utf8 {
@@ -284,6 +363,13 @@ impl Voice<'_> {
             wishes.end_of_outage();
         }
         self.enter(State::Live, None);
+        self.recover();
+        {
+            let _gate = runtime::gate();
+            if let Some(router) = self.job.uploads.router() {
+                router.compare_all();
+            }
+        }
         if self.told_down.take().is_some() {
             self.job.stats.reconnects.add(1);
             self.tell(Level::Warning, format!("{url}: receiving again"));
@@ -307,6 +393,15 @@ impl Voice<'_> {
             let text = format!("not receiving, trying again: {error}");
             self.tell(Level::Error, text);
         }
+    }
+
+    fn down_by_panic(&self, panic: &str) {
+        self.start_over();
+        let text = format!("the listener failed and connects anew: {panic}");
+        let reason = Error::System(text.clone());
+        self.enter(State::Degraded, Some(&reason));
+        self.job.stats.panics.add(1);
+        self.tell(Level::Error, text);
     }
 
     fn enter(&self, state: State, error: Option<&Error>) {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fanwire import _core, _coroutines
 from fanwire._core import (
+    ClientMessage,
     ConnectionManager,
     MapView,
     MemoryPubSub,
@@ -40,6 +41,7 @@ else:
 __all__ = [
     "BrokerError",
     "BrokerTimeoutError",
+    "ClientMessage",
     "CoalesceRule",
     "ConfigError",
     "Connection",

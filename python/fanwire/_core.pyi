@@ -11,6 +11,7 @@ from fanwire.types import Connection, TopicHandler
 _D = TypeVar("_D")
 
 __all__ = [
+    "ClientMessage",
     "ConnectionManager",
     "MapView",
     "MemoryPubSub",
@@ -26,6 +27,30 @@ __all__ = [
 
 __version__: str
 __build_profile__: str
+
+@final
+class ClientMessage:
+    """A frame that a browser sent on its WebSocket, read by the client protocol."""
+
+    @property
+    def action(self) -> str:
+        """One of "auth", "subscribe_upload", "unsubscribe_upload", "ping" and "pong"."""
+    @property
+    def token(self) -> str | None:
+        """What an "auth" proves its user with; None otherwise."""
+    @property
+    def upload_id(self) -> str | None:
+        """The upload; None for actions that have none."""
+    @property
+    def since(self) -> tuple[str, int] | None:
+        """Epoch and offset of what the client has of the upload already, or None."""
+    @staticmethod
+    def parse(text: str) -> "ClientMessage":
+        """Read a frame of at most 64 KiB.
+
+        Raises:
+            ValueError: it is not of the client protocol; the text says why, without repeating it.
+        """
 
 @final
 class MapView(Mapping[str, frozenset[Any]]):
@@ -106,8 +131,33 @@ class ConnectionManager:
 
         It is not closed. One that is not registered is no error.
         """
-    def subscribe_upload(self, user_id: str, upload_id: str) -> Coroutine[Any, Any, None]:
-        """Make a user watch an upload from now on. The user need not be connected yet."""
+    def subscribe_upload(
+        self,
+        user_id: str,
+        upload_id: str,
+        *,
+        connection: Connection | None = None,
+        since: tuple[str, int] | None = None,
+    ) -> Coroutine[Any, Any, None]:
+        """Make a user watch an upload from now on. The user need not be connected yet.
+
+        Where the listener keeps a history (``UploadProgressPublisher(history=...)``) the user's
+        connections get the upload's current state first, and then exactly what follows it. Nothing
+        is waited for: while the broker cannot be reached, that comes when it is back.
+
+        Args:
+            user_id: any str.
+            upload_id: any str.
+            connection: which of the user's connections is to get the current state, or what follows
+                ``since``. Default: those that have nothing of this upload yet. One that is not
+                registered gets nothing.
+            since: epoch and offset of the last message of this upload that the client has: it gets
+                what follows, or ``{"action": "resync", "upload_id": ...}`` and the current state
+                where the history does not reach back so far.
+
+        Raises:
+            TypeError, ValueError: ``since`` is no pair of a str and an int from 0 to 2**53 - 1.
+        """
     def unsubscribe_upload(self, user_id: str, upload_id: str) -> Coroutine[Any, Any, None]:
         """Make a user stop watching an upload at once. One that is not watched is no error."""
     async def send_to_user(self, user_id: str, message: Any) -> None:

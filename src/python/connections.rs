@@ -76,7 +76,8 @@ impl ManagerState {
         (*generation == id.generation).then(|| connection.clone_ref(py))
     }
 
-    fn lane_of(&self, connection: &Bound<'_, PyAny>) -> PyResult<Option<LaneId>> {
+    /// The lane of a connection that is registered.
+    pub fn lane_of(&self, connection: &Bound<'_, PyAny>) -> PyResult<Option<LaneId>> {
         let id = self.ids.bind(connection.py()).get_item(connection)?;
         id.map(|id| id.extract().map(LaneId::unpack)).transpose()
     }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::{PyDict, PySet, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyInt, PySet, PyTuple};
 
 use super::bridge;
 use super::connections::{CLOSE_TIMEOUT, ManagerState, Options};
@@ -18,8 +18,11 @@ use super::options;
 use super::slot::Slot;
 use super::views::MapView;
 use crate::channel::Address;
-use crate::lane::LaneLimits;
+use crate::history::{Epoch, LARGEST, Position};
+use crate::lane::{LaneId, LaneLimits};
 use crate::post::Reply;
+use crate::recovering::Wish;
+use crate::recovery::Want;
 use crate::registry::Map;
 use crate::router::{self, Policy, Router};
 use crate::stats::{Histogram, quantile};
@@ -77,6 +80,30 @@ impl ConnectionManager {
             Ok(Step::Wait(future))
         }))
     }
+}
+
+/// What a client has already, as Python gives it.
+fn want_of(since: &Bound<'_, PyAny>) -> PyResult<Want> {
+    let pair = || {
+        let kind = since.get_type();
+        PyTypeError::new_err(format!(
+            "since must be a pair of epoch (str) and offset (int), not {kind}"
+        ))
+    };
+    let (epoch, offset): (PyBackedStr, Bound<'_, PyAny>) = since.extract().map_err(|_| pair())?;
+    if !offset.is_instance_of::<PyInt>() || offset.is_instance_of::<PyBool>() {
+        return Err(pair());
+    }
+    let number: Option<u64> = offset.extract().ok().filter(|offset| *offset <= LARGEST);
+    let Some(offset) = number else {
+        let text = format!("since: the offset must be from 0 to 2**53 - 1, not {offset}");
+        return Err(PyValueError::new_err(text));
+    };
+    Ok(match Epoch::parse(epoch.as_bytes()) {
+        Some(epoch) => Want { since: Some(Position { epoch, offset }), resync: false },
+        // No broker has given that: what the client has is of no use.
+        None => Want { since: None, resync: true },
+    })
 }
 
 #[pymethods]
@@ -187,13 +214,33 @@ impl ConnectionManager {
     /// Args:
     ///     user_id: any str; the user need not be connected yet.
     ///     upload_id: any str.
+    ///     connection: which of the user's connections is to get the upload's current state first, or
+    ///         what follows `since`. Default: those that have nothing of this upload yet. One that is
+    ///         not registered gets nothing. It counts where the listener keeps a history.
+    ///     since: epoch and offset of the last message of this upload that the client has.
+    ///
+    /// Raises:
+    ///     TypeError, ValueError: `since` is no pair of a str and an int from 0 to 2**53 - 1.
+    #[pyo3(signature = (user_id, upload_id, *, connection=None, since=None))]
     fn subscribe_upload(
         &self,
         py: Python<'_>,
         user_id: &str,
         upload_id: &str,
+        connection: Option<&Bound<'_, PyAny>>,
+        since: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<Ready>> {
-        self.state()?.router.subscribe(user_id, upload_id);
+        let state = self.state()?;
+        if connection.is_none() && since.is_none() {
+            state.router.subscribe(user_id, upload_id);
+            return Ready::get(py);
+        }
+        let want = since.map(want_of).transpose()?.unwrap_or_default();
+        let known = connection.map(|connection| state.lane_of(connection)).transpose()?;
+        // A connection that is gone is nobody's: it must not pass for "all that have nothing".
+        let nobody = LaneId { index: u32::MAX, generation: u32::MAX };
+        let connection = known.map(|known| known.unwrap_or(nobody));
+        state.router.subscribe_with(user_id, upload_id, Wish { connection, want });
         Ready::get(py)
     }
 

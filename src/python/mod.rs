@@ -14,6 +14,7 @@ mod logging;
 mod manager;
 mod operation;
 mod options;
+mod protocol;
 mod publisher;
 mod pubsub;
 mod pump;
@@ -38,6 +39,8 @@ mod _core {
 
     #[pymodule_export]
     use super::manager::{ConnectionManager, get_manager, init_manager};
+    #[pymodule_export]
+    use super::protocol::ClientMessage;
     #[pymodule_export]
     use super::publisher::{UploadProgressPublisher, get_publisher, init_publisher};
     #[pymodule_export]

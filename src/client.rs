@@ -7,6 +7,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
+use crate::backlog::Keeping;
+use crate::coalesce::Coalescer;
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
 use crate::health::{Health, State};
@@ -19,18 +21,21 @@ use crate::stats::ClientStats;
 use crate::supervise::{Started, Uploads};
 use crate::{publish, runtime, supervise};
 
-/// How long `stop` lets what was published go out. Together with everything else `stop` does, well
-/// under its promise of two seconds.
-const STOP_PATIENCE: Duration = Duration::from_secs(1);
-
 /// What belongs to one process. After a fork the child starts with a fresh one; what waited in the
 /// parent's is the parent's to send.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct PerProcess {
     generation: u64,
     outbox: Arc<Outbox>,
     publishing: Option<JoinHandle<()>>,
     listener: Option<Listener>,
+}
+
+impl PerProcess {
+    fn new(keeping: Option<&Arc<Keeping>>) -> Self {
+        let outbox = Arc::new(Outbox::new(keeping.cloned()));
+        Self { generation: runtime::generation(), outbox, publishing: None, listener: None }
+    }
 }
 
 #[derive(Debug)]
@@ -53,6 +58,10 @@ pub struct Client {
     /// Whether it was told that somebody subscribed too early.
     told_not_started: AtomicBool,
     process: Mutex<PerProcess>,
+    /// What the outbox needs during an outage; None where it keeps nothing.
+    keeping: Option<Arc<Keeping>>,
+    /// What is progress, for what is published.
+    pub coalescer: Arc<Coalescer>,
     /// Counters.
     pub stats: Arc<ClientStats>,
     /// Lines to log.
@@ -70,9 +79,15 @@ impl Client {
         strict: bool,
         topics: Arc<Router>,
         journal: Arc<Journal>,
+        coalescer: Arc<Coalescer>,
     ) -> Self {
-        let process =
-            Mutex::new(PerProcess { generation: runtime::generation(), ..PerProcess::default() });
+        let stats: Arc<ClientStats> = Arc::default();
+        // Who is told of trouble will try again, so nothing is kept for them.
+        let keeping = limits.outage.filter(|_| !strict).map(|limits| {
+            let (coalescer, stats) = (Arc::clone(&coalescer), Arc::clone(&stats));
+            Arc::new(Keeping { limits, coalescer, stats })
+        });
+        let process = Mutex::new(PerProcess::new(keeping.as_ref()));
         let told_not_started = AtomicBool::new(false);
         Self {
             url,
@@ -81,7 +96,9 @@ impl Client {
             topics,
             told_not_started,
             process,
-            stats: Arc::default(),
+            keeping,
+            coalescer,
+            stats,
             journal,
             health: Arc::default(),
         }
@@ -177,12 +194,14 @@ impl Client {
         }
     }
 
-    /// Stops listening, and closes the publishing connection once what waits has gone out, within a
-    /// second; what has not gone out by then fails. `reply` is answered then. A later publish or start connects again.
-    pub fn stop(&self, reply: Reply) {
+    /// Stops listening, and closes the publishing connection once what waits has gone out, within
+    /// `drain`; what has not gone out by then fails. `reply` is answered then. A later publish or start
+    /// connects again.
+    pub fn stop(&self, drain: Duration, reply: Reply) {
         let mut process = self.process();
         let listener = process.listener.take();
-        let outbox = std::mem::take(&mut process.outbox);
+        let fresh = Arc::new(Outbox::new(self.keeping.clone()));
+        let outbox = std::mem::replace(&mut process.outbox, fresh);
         let publishing = process.publishing.take();
         drop(process);
         if listener.is_none() && publishing.is_none() {
@@ -207,7 +226,7 @@ impl Client {
             }
             if let Some(publishing) = publishing {
                 outbox.flush();
-                drop(tokio::time::timeout(STOP_PATIENCE, outbox.drained()).await);
+                drop(tokio::time::timeout(drain, outbox.drained()).await);
                 let unsent = outbox.waiting().0;
                 let given_up = outbox.give_up();
                 publishing.abort();
@@ -265,7 +284,8 @@ impl Client {
 
     fn outbox(&self) -> Result<Arc<Outbox>, Error> {
         let mut process = self.process();
-        if process.publishing.is_none() {
+        if process.publishing.as_ref().is_none_or(JoinHandle::is_finished) {
+            process.outbox.done(); // what a task had in hand that has ended by a panic
             let job = publish::Job {
                 url: self.url.clone(),
                 limits: self.limits,
@@ -282,7 +302,7 @@ impl Client {
         let mut process = self.process.lock();
         let generation = runtime::generation();
         if process.generation != generation {
-            let fresh = PerProcess { generation, ..PerProcess::default() };
+            let fresh = PerProcess::new(self.keeping.as_ref());
             // Forgotten, not dropped: tasks and replies in it belong to threads of the parent.
             std::mem::forget(std::mem::replace(&mut *process, fresh));
         }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
+use crate::backlog::Keeping;
+use crate::coalesce::Coalescer;
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
 use crate::health::{Health, State};
@@ -19,18 +21,21 @@ use crate::stats::ClientStats;
 use crate::supervise::{Started, Uploads};
 use crate::{publish, runtime, supervise};
 
-/// How long `stop` lets what was published go out. Together with everything else `stop` does, well
-/// under its promise of two seconds.
-const STOP_PATIENCE: Duration = Duration::from_secs(1);
-
 /// What belongs to one process. After a fork the child starts with a fresh one; what waited in the
 /// parent's is the parent's to send.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct PerProcess {
     generation: u64,
     outbox: Arc<Outbox>,
     publishing: Option<JoinHandle<()>>,
     listener: Option<Listener>,
+}
+
+impl PerProcess {
+    fn new(keeping: Option<&Arc<Keeping>>) -> Self {
+        let outbox = Arc::new(Outbox::new(keeping.cloned()));
+        Self { generation: runtime::generation(), outbox, publishing: None, listener: None }
+    }
 }
 
 #[derive(Debug)]
@@ -41,6 +46,8 @@ struct Listener {
     started: Arc<Started>,
     /// Its number for the wishes.
     number: u64,
+    /// Whose connections it serves.
+    uploads: Uploads,
 }
 
 /// A connection to a broker for both directions. Nothing connects before it is needed.
@@ -53,6 +60,10 @@ pub struct Client {
     /// Whether it was told that somebody subscribed too early.
     told_not_started: AtomicBool,
     process: Mutex<PerProcess>,
+    /// What the outbox needs during an outage; None where it keeps nothing.
+    keeping: Option<Arc<Keeping>>,
+    /// What is progress, for what is published.
+    pub coalescer: Arc<Coalescer>,
     /// Counters.
     pub stats: Arc<ClientStats>,
     /// Lines to log.
@@ -70,9 +81,15 @@ impl Client {
         strict: bool,
         topics: Arc<Router>,
         journal: Arc<Journal>,
+        coalescer: Arc<Coalescer>,
     ) -> Self {
-        let process =
-            Mutex::new(PerProcess { generation: runtime::generation(), ..PerProcess::default() });
+        let stats: Arc<ClientStats> = Arc::default();
+        // Who is told of trouble will try again, so nothing is kept for them.
+        let keeping = limits.outage.filter(|_| !strict).map(|limits| {
+            let (coalescer, stats) = (Arc::clone(&coalescer), Arc::clone(&stats));
+            Arc::new(Keeping { limits, coalescer, stats })
+        });
+        let process = Mutex::new(PerProcess::new(keeping.as_ref()));
         let told_not_started = AtomicBool::new(false);
         Self {
             url,
@@ -81,7 +98,9 @@ impl Client {
             topics,
             told_not_started,
             process,
-            stats: Arc::default(),
+            keeping,
+            coalescer,
+            stats,
             journal,
             health: Arc::default(),
         }
@@ -151,7 +170,7 @@ impl Client {
         let job = supervise::Job {
             url: self.url.clone(),
             limits: self.limits,
-            uploads,
+            uploads: uploads.clone(),
             topics: Arc::clone(&self.topics),
             home: Arc::clone(&home),
             stats: Arc::clone(&self.stats),
@@ -172,18 +191,20 @@ impl Client {
             }
         };
         let Ok(task) = task else { return };
-        let fresh = Listener { task, home, running, started, number };
+        let fresh = Listener { task, home, running, started, number, uploads };
         if let Some(old) = process.listener.replace(fresh) {
             old.task.abort(); // its event loop is gone
         }
     }
 
-    /// Stops listening, and closes the publishing connection once what waits has gone out, within a
-    /// second; what has not gone out by then fails. `reply` is answered then. A later publish or start connects again.
-    pub fn stop(&self, reply: Reply) {
+    /// Stops listening, lets what waits to be published go out and what is queued be handed over, both
+    /// within `drain`, and closes the publishing connection; what has not gone out by then fails. `reply`
+    /// is answered then. A later publish or start connects again.
+    pub fn stop(&self, drain: Duration, reply: Reply) {
         let mut process = self.process();
         let listener = process.listener.take();
-        let outbox = std::mem::take(&mut process.outbox);
+        let fresh = Arc::new(Outbox::new(self.keeping.clone()));
+        let outbox = std::mem::replace(&mut process.outbox, fresh);
         let publishing = process.publishing.take();
         drop(process);
         if listener.is_none() && publishing.is_none() {
@@ -196,6 +217,7 @@ impl Client {
             listener.task.abort();
         }
         let stopping = runtime::spawn(async move {
+            let mut uploads = None;
             if let Some(listener) = listener {
                 drop(listener.task.await); // ended or aborted, both are what was asked for
                 let _gate = runtime::gate();
@@ -205,10 +227,20 @@ impl Client {
                 if let Some(channels) = topics.channels() {
                     channels.wishes.end(listener.number);
                 }
+                uploads = listener.uploads.router();
             }
+            let lanes = async {
+                topics.drained().await;
+                if let Some(uploads) = uploads {
+                    uploads.drained().await;
+                }
+            };
+            outbox.flush();
+            // Whatever is not done by then is given up.
+            drop(
+                tokio::time::timeout(drain, async { tokio::join!(outbox.drained(), lanes) }).await,
+            );
             if let Some(publishing) = publishing {
-                outbox.flush();
-                drop(tokio::time::timeout(STOP_PATIENCE, outbox.drained()).await);
                 let unsent = outbox.waiting().0;
                 let given_up = outbox.give_up();
                 publishing.abort();
@@ -266,7 +298,8 @@ impl Client {
 
     fn outbox(&self) -> Result<Arc<Outbox>, Error> {
         let mut process = self.process();
-        if process.publishing.is_none() {
+        if process.publishing.as_ref().is_none_or(JoinHandle::is_finished) {
+            process.outbox.done(); // what a task had in hand that has ended by a panic
             let job = publish::Job {
                 url: self.url.clone(),
                 limits: self.limits,
@@ -283,7 +316,7 @@ impl Client {
         let mut process = self.process.lock();
         let generation = runtime::generation();
         if process.generation != generation {
-            let fresh = PerProcess { generation, ..PerProcess::default() };
+            let fresh = PerProcess::new(self.keeping.as_ref());
             // Forgotten, not dropped: tasks and replies in it belong to threads of the parent.
             std::mem::forget(std::mem::replace(&mut *process, fresh));
         }

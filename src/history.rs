@@ -32,6 +32,12 @@ pub struct Settings {
     pub ttl: Duration,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self { size: 256, ttl: Duration::from_secs(3600) }
+    }
+}
+
 /// Names one history of an upload. Shown and parsed as sixteen hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch(pub NonZeroU64);

@@ -364,6 +364,16 @@ impl Lanes {
         (spilled, lost, over)
     }
 
+    /// Whether nothing waits that could still be handed over soon: a slow subscriber's own is not
+    /// waited for.
+    pub fn are_drained(&self) -> bool {
+        self.all.iter().filter(|lane| lane.state.is_open()).all(|lane| {
+            let slot = &self.slots[lane.slot];
+            let is_empty = lane.queue.is_empty() && !lane.is_in_hand();
+            is_empty || slot.mailbox.is_closed() || lane.is_slow(slot.seen)
+        })
+    }
+
     /// Says that a lane's send waits for its connection.
     pub fn suspend(&mut self, id: LaneId) {
         if let Some(lane) = self.get(id) {

@@ -8,8 +8,9 @@
 //! client        a publisher and a listener of one broker, across event loops and forks
 //!   |-- supervise   the listener's task: connect, read, route, reconnect
 //!   |-- publish     the publisher's task: outbox -> broker -> replies
-//!   |-- outbox      what waits to be published
-//!   |-- broker/     one contract; memory, redis/{connect,link,listening,resp}
+//!   |-- outbox      what waits to be published; backlog: what waits for the broker to come back
+//!   |-- broker/     one contract; memory/{mod,history},
+//!   |               redis/{connect,link,history,listening,resp}
 //! router        who is a message for, and into their lanes; sessions: the same for topics
 //!   |-- registry    who is connected, who watches what
 //!   |-- topics      which session listens to which topic
@@ -24,6 +25,7 @@
 //! The core knows subscribers by number ([`lane::LaneId`]) and event loops by [`post::LoopMailbox`];
 //! it is built and tested without Python (`--no-default-features`).
 
+pub mod backlog;
 pub mod broker;
 pub mod channel;
 mod chunks;

@@ -109,8 +109,54 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 pub struct Outgoing {
     /// The broker's channel.
     pub channel: Box<str>,
-    /// The payload, encoded.
+    /// The payload, encoded; of a recorded message its [`crate::history::head`].
     pub payload: Bytes,
+    /// What it is, for coalescing. Nothing until somebody has looked.
+    pub class: Class,
+    /// What the broker is to record it under; None for a message that is published and forgotten.
+    pub record: Option<Box<Record>>,
+}
+
+impl Outgoing {
+    /// A message that is not recorded.
+    pub fn new(channel: Box<str>, payload: Bytes) -> Self {
+        Self { channel, payload, class: Class::default(), record: None }
+    }
+}
+
+/// How a message stands in the history of its upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The upload.
+    pub upload: Box<str>,
+    /// Whether it is progress or final, so that the current state begins with it.
+    pub milestone: bool,
+    /// What the broker knows a message by that is sent again because nobody knows whether it came:
+    /// who publishes, and its number there. Given when it is sent.
+    pub source: u64,
+    /// Of one source and upload the numbers grow.
+    pub number: u64,
+    /// Whether nobody knows if it came under this number, so that it must be sent again under it.
+    pub unclear: bool,
+    /// Of messages with the same key one is published.
+    pub key: Option<Box<str>>,
+    /// Not published unless newer than the newest of the upload.
+    pub version: Option<u64>,
+}
+
+impl Record {
+    /// What is not sent yet.
+    pub fn new(upload: &str, milestone: bool) -> Self {
+        Self {
+            upload: upload.into(),
+            milestone,
+            source: 0,
+            number: 0,
+            unclear: false,
+            key: None,
+            version: None,
+        }
+    }
 }
 
 /// Checks that the bytes are one JSON value in UTF-8; the error says where they are not.

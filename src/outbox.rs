@@ -4,15 +4,20 @@
 //! loop they are gathered, and go out when there are [`GATHERED`] of them, or when the loop calls
 //! [`Outbox::flush`] at the end of that turn. So fifty at once are four round trips and not twenty, and
 //! the loop works on the next while the broker works on the last.
+//!
+//! During an outage everything goes to the [`Backlog`] instead, and nobody waits. What is in it goes out
+//! first when the broker is back, and who publishes then waits again, which is what bounds the queue.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::backlog::{Answers, Backlog, Keeping};
 use crate::error::Error;
 use crate::message::Outgoing;
-use crate::post::Reply;
+use crate::post::{Receipt, Reply, Status};
 
 /// As many messages go out without waiting for the end of the loop's turn. Of fifty publishers side by
 /// side the loop is never idle then, and publishes half as many again as with all fifty at once.
@@ -40,12 +45,38 @@ struct Inner {
     /// Whether what waits is to be sent; never while nothing waits.
     due: bool,
     closed: bool,
+    /// Whether what comes is kept, because the broker cannot be reached.
+    down: bool,
+    /// What is kept; None while there is nothing, and no outage.
+    backlog: Option<Box<Backlog>>,
 }
 
 impl Inner {
     fn add(&mut self, item: Item) {
         self.bytes += item.outgoing.payload.len();
         self.queue.push_back(item);
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty())
+    }
+
+    /// Messages and bytes that wait, those in hand included.
+    fn waiting(&self) -> (usize, usize) {
+        let (kept, bytes) =
+            self.backlog.as_ref().map_or((0, 0), |backlog| (backlog.len(), backlog.bytes()));
+        (self.queue.len() + self.in_hand + kept, self.bytes + bytes)
+    }
+
+    fn hand_over(&mut self, batch: Vec<Item>) -> Vec<Item> {
+        (self.in_hand, self.last) = (batch.len(), batch.len());
+        self.bytes_in_hand = batch.iter().map(|item| item.outgoing.payload.len()).sum();
+        batch
+    }
+
+    fn put_down(&mut self) {
+        self.in_hand = 0;
+        self.bytes -= std::mem::take(&mut self.bytes_in_hand);
     }
 }
 
@@ -55,15 +86,33 @@ pub struct Outbox {
     inner: Mutex<Inner>,
     filled: Notify,
     emptied: Notify,
+    /// None where nothing is kept during an outage.
+    keeping: Option<Arc<Keeping>>,
 }
 
 impl Outbox {
+    /// An empty one.
+    pub fn new(keeping: Option<Arc<Keeping>>) -> Self {
+        Self { keeping, ..Self::default() }
+    }
+
+    /// Whether it keeps messages during an outage.
+    pub fn keeps(&self) -> bool {
+        self.keeping.is_some()
+    }
+
     /// Adds a message without a limit: its publisher waits, and so bounds the queue itself.
     ///
     /// True if the caller is to [`Outbox::flush`] at the end of its loop's turn.
     #[must_use]
     pub fn push(&self, item: Item) -> bool {
         let mut inner = self.inner.lock();
+        if inner.down {
+            drop(inner);
+            // Whoever waits is answered; who does not sees the counters.
+            let _kept = self.keep(item);
+            return false;
+        }
         let alone = inner.queue.is_empty() && inner.in_hand == 0 && inner.last <= 1;
         inner.add(item);
         if inner.due {
@@ -81,6 +130,10 @@ impl Outbox {
     /// Adds a message for which nobody waits, unless too much is there already.
     pub fn try_push(&self, outgoing: Outgoing, messages: usize, bytes: usize) -> Result<(), Error> {
         let mut inner = self.inner.lock();
+        if inner.down {
+            drop(inner);
+            return self.keep(Item { outgoing, reply: None });
+        }
         let waiting = inner.queue.len() + inner.in_hand;
         if waiting >= messages || inner.bytes + outgoing.payload.len() > bytes {
             return Err(Error::Full { messages: waiting, bytes: inner.bytes });
@@ -93,6 +146,94 @@ impl Outbox {
         Ok(())
     }
 
+    /// Keeps a message that comes during an outage. Nobody waits for it.
+    fn keep(&self, mut item: Item) -> Result<(), Error> {
+        if let Some(keeping) = &self.keeping {
+            keeping.classify(&mut item.outgoing); // without the lock: it may be long
+        }
+        let mut answers = Answers::new();
+        let kept = {
+            let mut guard = self.inner.lock();
+            let inner = &mut *guard;
+            match &mut inner.backlog {
+                Some(backlog) if inner.down => {
+                    let reply = item.reply.take();
+                    let kept = backlog.push(item, &mut answers);
+                    let queued = Receipt { status: Status::Queued, ..Receipt::default() };
+                    let outcome = kept.clone().map(|()| queued);
+                    answers.extend(reply.map(|reply| (reply, outcome)));
+                    kept
+                }
+                _ => {
+                    // The outage has just ended.
+                    inner.add(item);
+                    inner.due = true;
+                    Ok(())
+                }
+            }
+        };
+        self.filled.notify_one();
+        for (reply, outcome) in answers {
+            reply.give(outcome);
+        }
+        kept
+    }
+
+    /// Says that the broker cannot be reached: what waits is kept, behind what comes back of the
+    /// messages in hand. Gives the answers that are due; nobody waits any longer.
+    #[must_use]
+    pub fn hold(&self, back: Vec<Item>) -> Answers {
+        let mut answers = Answers::new();
+        let Some(keeping) = &self.keeping else { return answers };
+        let classified = |mut item: Item| {
+            keeping.classify(&mut item.outgoing);
+            item
+        };
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        (inner.down, inner.due) = (true, false);
+        let bytes: usize = inner.queue.iter().map(|item| item.outgoing.payload.len()).sum();
+        inner.bytes -= bytes;
+        inner.put_down();
+        let fresh = || Box::new(Backlog::new(Arc::clone(keeping)));
+        let backlog = inner.backlog.get_or_insert_with(fresh);
+        backlog.put_back(back.into_iter().map(classified).collect(), &mut answers);
+        for item in inner.queue.drain(..) {
+            // What is refused is among the answers, and counted.
+            let _refused = backlog.push(classified(item), &mut answers);
+        }
+        backlog.expire(&mut answers);
+        backlog.answer(&mut answers);
+        answers
+    }
+
+    /// Says that the broker takes messages: who publishes waits for it again.
+    pub fn release(&self) {
+        let mut inner = self.inner.lock();
+        inner.down = false;
+        if !inner.has_backlog() {
+            inner.backlog = None;
+        }
+    }
+
+    /// Waits until something is to be sent. False once the outbox is closed and empty.
+    pub async fn due(&self) -> bool {
+        loop {
+            let filled = self.filled.notified();
+            {
+                let _gate = crate::runtime::gate();
+                let inner = self.inner.lock();
+                if inner.due || inner.has_backlog() {
+                    return true;
+                }
+                if inner.closed {
+                    return !inner.queue.is_empty();
+                }
+            }
+            filled.await;
+        }
+    }
+
     /// Lets what waits go out.
     pub fn flush(&self) {
         let mut inner = self.inner.lock();
@@ -103,13 +244,22 @@ impl Outbox {
     }
 
     /// Takes up to `most` messages, and no more than `bytes` unless a single one is larger, once they
-    /// are due. None once the outbox is closed and empty.
+    /// are due: what an outage left first. None once the outbox is closed and empty.
     pub async fn next(&self, most: usize, bytes: usize) -> Option<Vec<Item>> {
         loop {
             let filled = self.filled.notified();
             {
                 let _gate = crate::runtime::gate();
                 let mut inner = self.inner.lock();
+                if let Some(backlog) = &mut inner.backlog {
+                    let batch = backlog.take(most, bytes);
+                    if !batch.is_empty() {
+                        let size: usize =
+                            batch.iter().map(|item| item.outgoing.payload.len()).sum();
+                        inner.bytes += size;
+                        return Some(inner.hand_over(batch));
+                    }
+                }
                 if inner.due || inner.closed {
                     if inner.queue.is_empty() {
                         return None; // nothing is due, so it is closed
@@ -121,11 +271,8 @@ impl Outbox {
                     });
                     let count = fitting.count().max(1);
                     let batch: Vec<Item> = inner.queue.drain(..count).collect();
-                    (inner.in_hand, inner.last) = (batch.len(), batch.len());
-                    inner.bytes_in_hand =
-                        batch.iter().map(|item| item.outgoing.payload.len()).sum();
                     inner.due = !inner.queue.is_empty();
-                    return Some(batch);
+                    return Some(inner.hand_over(batch));
                 }
             }
             filled.await;
@@ -135,9 +282,8 @@ impl Outbox {
     /// Says that what [`Outbox::next`] gave last has been answered.
     pub fn done(&self) {
         let mut inner = self.inner.lock();
-        inner.in_hand = 0;
-        inner.bytes -= std::mem::take(&mut inner.bytes_in_hand);
-        let empty = inner.queue.is_empty();
+        inner.put_down();
+        let empty = inner.queue.is_empty() && !inner.has_backlog();
         drop(inner);
         if empty {
             self.emptied.notify_waiters();
@@ -149,9 +295,13 @@ impl Outbox {
         let mut inner = self.inner.lock();
         inner.closed = true;
         inner.due = false;
-        let items: Vec<Item> = inner.queue.drain(..).collect();
+        let mut items: Vec<Item> = inner.queue.drain(..).collect();
         let bytes: usize = items.iter().map(|item| item.outgoing.payload.len()).sum();
         inner.bytes -= bytes;
+        inner.down = false;
+        if let Some(backlog) = inner.backlog.take() {
+            items.extend(backlog.clear());
+        }
         items
     }
 
@@ -168,8 +318,7 @@ impl Outbox {
 
     /// Messages and bytes of payload that wait, those being sent included.
     pub fn waiting(&self) -> (usize, usize) {
-        let inner = self.inner.lock();
-        (inner.queue.len() + inner.in_hand, inner.bytes)
+        self.inner.lock().waiting()
     }
 
     /// Ends the task that takes out, once it has taken everything.
@@ -186,7 +335,7 @@ mod tests {
     use super::*;
 
     fn outgoing(size: usize) -> Outgoing {
-        Outgoing { channel: "upload:x".into(), payload: Bytes::from(vec![b'1'; size]) }
+        Outgoing::new("upload:x".into(), Bytes::from(vec![b'1'; size]))
     }
 
     #[tokio::test]

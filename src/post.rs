@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::health::Health;
+use crate::history::Position;
 use crate::journal::Journal;
 use crate::mailbox::Mailbox;
 use crate::router::Router;
@@ -14,8 +15,35 @@ pub type Bell = Box<dyn Fn() + Send + Sync>;
 /// The mailbox of an event loop.
 pub type LoopMailbox = Mailbox<Post, Bell>;
 
-/// How an operation ended.
-pub type Outcome = Result<(), Error>;
+/// What came of a message that was published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Status {
+    /// The broker took it.
+    #[default]
+    Published,
+    /// It waits for a broker that cannot be reached.
+    Queued,
+    /// A newer one took its place while both waited.
+    Coalesced,
+    /// One with its idempotency key was published before.
+    Duplicate,
+    /// One with its version or a newer one was published before.
+    Stale,
+}
+
+/// What is known of a message that was published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// What came of it.
+    pub status: Status,
+    /// How many listeners it was handed to, if that is known.
+    pub receivers: Option<u64>,
+    /// Where it stands in the history, or the one that it is a duplicate of.
+    pub position: Option<Position>,
+}
+
+/// How an operation ended. One that publishes nothing ends with an empty receipt.
+pub type Outcome = Result<Receipt, Error>;
 
 /// Something for an event loop to do.
 #[derive(Debug)]
@@ -47,7 +75,7 @@ impl Reply {
 
     /// A duty that is fulfilled by being dropped: the last of several owners answers.
     pub fn on_drop(mailbox: Arc<LoopMailbox>, token: u64) -> Self {
-        Self { mailbox, token, default: Some(Ok(())) }
+        Self { mailbox, token, default: Some(Ok(Receipt::default())) }
     }
 
     /// The loop that waits.
@@ -56,7 +84,12 @@ impl Reply {
     }
 
     /// Answers.
-    pub fn complete(self, outcome: Outcome) {
+    pub fn complete(self, outcome: Result<(), Error>) {
+        self.give(outcome.map(|()| Receipt::default()));
+    }
+
+    /// Answers for a message that was published.
+    pub fn give(self, outcome: Outcome) {
         let mailbox = Arc::clone(&self.mailbox);
         mailbox.post(self.into_post(outcome));
     }

@@ -1,23 +1,27 @@
 //! The task that empties an outbox into a broker, in batches, over one connection.
 //!
-//! Messages are sent at most once: what was under way when the connection broke has failed, because
-//! nobody knows whether the broker took it. A connection that broke while idle is noticed and
-//! replaced before the next batch, so a broker that was restarted in between costs nothing.
+//! A message that the broker has certainly not got waits in the outbox until the broker is back, if the
+//! outbox keeps it. Of what was under way when the connection broke nobody knows whether it came: a
+//! recorded message is sent again, because the broker knows it by its number, and any other has failed.
+//! A connection that broke while idle is noticed and replaced before the next batch, so a broker that
+//! was restarted in between costs nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::broker::Link;
+use crate::broker::{Link, Verdict};
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
+use crate::history;
 use crate::journal::{Journal, Level};
 use crate::message::Outgoing;
 use crate::outbox::{Item, Outbox};
-use crate::post::{LoopMailbox, Outcome, Post, Reply};
+use crate::post::{LoopMailbox, Outcome, Post, Receipt, Reply, Status};
 use crate::runtime;
 use crate::stats::ClientStats;
+use crate::supervise::backoff;
 
 /// The most messages in one round trip.
 const BATCH: usize = 512;
@@ -41,42 +45,74 @@ pub struct Job {
     pub journal: Arc<Journal>,
 }
 
+/// How often in a row a broker may say that it must be asked again.
+const ROUNDS: usize = 3;
+
 /// Runs until the outbox is closed.
 pub async fn run(job: Job) {
-    let mut sender = Sender { link: None, down: false, told_rejection: false, rest_until: None };
-    while let Some(batch) = job.outbox.next(BATCH, BATCH_BYTES).await {
-        let (outgoing, replies): (Vec<Outgoing>, Vec<Option<Reply>>) =
-            batch.into_iter().map(|Item { outgoing, reply }| (outgoing, reply)).unzip();
-        let outcomes = match sender.send(&job, &outgoing).await {
-            Ok(outcomes) => outcomes,
-            Err(error) => vec![Err(error); outgoing.len()],
-        };
-        let _gate = runtime::gate();
-        sender.note(&job, &outgoing, &outcomes);
-        answer(&job, replies, outcomes);
-        job.outbox.done();
+    let mut sender = Sender {
+        link: None,
+        source: history::random().get(),
+        sent: 0,
+        attempt: 0,
+        rest_until: None,
+        voice: Voice::default(),
+    };
+    loop {
+        if sender.link.as_ref().is_none_or(Link::is_lost) {
+            sender.link = None;
+            if !job.outbox.due().await {
+                return;
+            }
+            match sender.connect(&job).await {
+                Ok(link) => sender.link = Some(link),
+                Err(error)
+                    if job.outbox.keeps() && (!error.is_permanent() || sender.attempt > 0) =>
+                {
+                    sender.hold(&job, Vec::new(), &error).await;
+                    continue;
+                }
+                Err(error) => {
+                    let Some(batch) = job.outbox.next(BATCH, BATCH_BYTES).await else { return };
+                    let failed = |item: Item| (item, Fate::Failed(error.clone()));
+                    sender.settle(&job, batch.into_iter().map(failed).collect());
+                    continue;
+                }
+            }
+        }
+        let Some(batch) = job.outbox.next(BATCH, BATCH_BYTES).await else { return };
+        let fates = sender.send(&job, batch).await;
+        if let Some((back, error)) = sender.settle(&job, fates) {
+            sender.hold(&job, back, &error).await;
+        }
     }
+}
+
+/// What became of a message that was sent.
+enum Fate {
+    /// It was taken.
+    Done(Receipt),
+    /// It was not published, and will not be.
+    Failed(Error),
+    /// It has certainly not been published, and may be later.
+    NotSent(Error),
+    /// Nobody knows.
+    Unclear(Error),
 }
 
 struct Sender {
     link: Option<Link>,
-    /// Whether the outage under way has been told.
-    down: bool,
-    told_rejection: bool,
+    /// Who publishes, for the broker.
+    source: u64,
+    /// Recorded messages so far.
+    sent: u64,
+    /// Attempts in a row that have failed.
+    attempt: u32,
     rest_until: Option<(Instant, Error)>,
+    voice: Voice,
 }
 
 impl Sender {
-    async fn send(&mut self, job: &Job, batch: &[Outgoing]) -> Result<Vec<Outcome>, Error> {
-        let mut link = match self.link.take().filter(|link| !link.is_lost()) {
-            Some(link) => link,
-            None => self.connect(job).await?,
-        };
-        let outcomes = link.publish(batch).await?;
-        self.link = Some(link);
-        Ok(outcomes)
-    }
-
     async fn connect(&mut self, job: &Job) -> Result<Link, Error> {
         if let Some((until, error)) = &self.rest_until
             && Instant::now() < *until
@@ -85,7 +121,7 @@ impl Sender {
         }
         let attempt = Link::connect(&job.url, &job.limits).await;
         self.rest_until = match &attempt {
-            Err(error @ Error::Timeout { .. }) => {
+            Err(error @ Error::Timeout { .. }) if !job.outbox.keeps() => {
                 Some((Instant::now() + REST_AFTER_TIMEOUT, error.clone()))
             }
             _ => None,
@@ -93,18 +129,197 @@ impl Sender {
         attempt
     }
 
-    /// Counts, and tells the beginning and the end of an outage once each.
-    fn note(&mut self, job: &Job, batch: &[Outgoing], outcomes: &[Outcome]) {
-        let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
-        job.stats.publish_failed.add(failed as u64);
-        job.stats.published.add((batch.len() - failed) as u64);
-        let mut errors = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
-        // A message that the broker refuses while it takes others is no outage.
-        let (mut rejected, mut outage) = (None, None);
-        for error in &mut errors {
-            match error {
-                Error::Rejected(_) => rejected = rejected.or(Some(error)),
-                _ => outage = outage.or(Some(error)),
+    /// Sends a batch. What the broker wants to be asked again is sent again, behind the others.
+    async fn send(&mut self, job: &Job, batch: Vec<Item>) -> Vec<(Item, Fate)> {
+        let mut replies: Vec<Option<Reply>> = Vec::with_capacity(batch.len());
+        let mut outgoing: Vec<Outgoing> = Vec::with_capacity(batch.len());
+        for item in batch {
+            outgoing.push(item.outgoing);
+            replies.push(item.reply);
+        }
+        let mut fates: Vec<Option<Fate>> = Vec::new();
+        fates.resize_with(outgoing.len(), || None);
+        let mut open: Vec<usize> = (0..outgoing.len()).collect();
+        for round in 0..=ROUNDS {
+            self.number(&mut outgoing, &open);
+            let verdicts = match (&mut self.link, round) {
+                (Some(link), 0) => link.publish(&outgoing).await,
+                (Some(link), 1..ROUNDS) => {
+                    let rest: Vec<Outgoing> = open.iter().map(|at| outgoing[*at].clone()).collect();
+                    link.publish(&rest).await
+                }
+                _ => Ok(Vec::new()),
+            };
+            let verdicts = match verdicts {
+                Ok(verdicts) => verdicts,
+                Err(error) => {
+                    self.link = None;
+                    for at in &open {
+                        fates[*at] = Some(Fate::Unclear(error.clone()));
+                        if let Some(record) = &mut outgoing[*at].record {
+                            record.unclear = true;
+                        }
+                    }
+                    break;
+                }
+            };
+            let mut again = Vec::new();
+            for (at, verdict) in open.iter().zip(verdicts) {
+                fates[*at] = match verdict {
+                    Verdict::Taken(receipt) => Some(Fate::Done(receipt)),
+                    Verdict::Refused(error @ Error::Unreachable { .. }) => {
+                        Some(Fate::NotSent(error))
+                    }
+                    Verdict::Refused(error) => Some(Fate::Failed(error)),
+                    Verdict::Again => {
+                        again.push(*at);
+                        None
+                    }
+                };
+            }
+            open = again;
+            if open.is_empty() {
+                break;
+            }
+        }
+        let never = || {
+            let (url, reason) = (job.url.shown.clone(), "it forgets its scripts".to_owned());
+            Fate::NotSent(Error::Unreachable { url, reason })
+        };
+        let items = outgoing.into_iter().zip(replies);
+        let items = items.map(|(outgoing, reply)| Item { outgoing, reply });
+        items.zip(fates.into_iter().map(|fate| fate.unwrap_or_else(never))).collect()
+    }
+
+    /// Gives recorded messages their numbers, in the order in which they are sent. One that the broker
+    /// has certainly not taken gets a new one each time, for others have been taken since.
+    fn number(&mut self, outgoing: &mut [Outgoing], open: &[usize]) {
+        for at in open {
+            if let Some(record) = &mut outgoing[*at].record
+                && !record.unclear
+            {
+                self.sent += 1;
+                (record.source, record.number) = (self.source, self.sent);
+            }
+        }
+    }
+
+    /// Counts, tells and answers. What is to be sent again comes back, with the reason.
+    fn settle(&mut self, job: &Job, fates: Vec<(Item, Fate)>) -> Option<(Vec<Item>, Error)> {
+        let keeps = job.outbox.keeps();
+        let (mut replies, mut outcomes) = (Vec::new(), Vec::new());
+        let (mut unclear, mut not_sent, mut reason) = (Vec::new(), Vec::new(), None);
+        for (item, fate) in fates {
+            let outcome = match fate {
+                Fate::Done(receipt) => Ok(receipt),
+                Fate::NotSent(error) if keeps => {
+                    reason = Some(error);
+                    let list = if is_unclear(&item) { &mut unclear } else { &mut not_sent };
+                    list.push(item);
+                    continue;
+                }
+                Fate::Unclear(error) if keeps && item.outgoing.record.is_some() => {
+                    reason = Some(error);
+                    unclear.push(item);
+                    continue;
+                }
+                Fate::Failed(error) | Fate::NotSent(error) | Fate::Unclear(error) => Err(error),
+            };
+            replies.push(item.reply);
+            outcomes.push(outcome);
+        }
+        let _gate = runtime::gate();
+        self.voice.note(job, &outcomes, reason.as_ref());
+        self.voice.answer(job, replies.into_iter().zip(outcomes));
+        let Some(reason) = reason else {
+            self.attempt = 0;
+            job.outbox.release();
+            job.outbox.done();
+            return None;
+        };
+        // Those with a number first, for the broker takes numbers only while they grow.
+        unclear.append(&mut not_sent);
+        Some((unclear, reason))
+    }
+
+    /// Has everything that waits kept, and lets some time pass.
+    async fn hold(&mut self, job: &Job, back: Vec<Item>, error: &Error) {
+        self.link = None;
+        self.attempt = self.attempt.saturating_add(1);
+        {
+            let _gate = runtime::gate();
+            self.voice.begin(job, error);
+            let answers = job.outbox.hold(back).into_iter();
+            self.voice.answer(job, answers.map(|(reply, outcome)| (Some(reply), outcome)));
+        }
+        tokio::time::sleep(backoff(self.attempt, jitter())).await;
+    }
+}
+
+fn is_unclear(item: &Item) -> bool {
+    item.outgoing.record.as_ref().is_some_and(|record| record.unclear)
+}
+
+/// Keeps a fleet out of step.
+fn jitter() -> f64 {
+    f64::from((history::random().get() >> 32) as u32) / f64::from(u32::MAX)
+}
+
+/// Tells the beginning and the end of an outage once each, and answers who waits.
+#[derive(Default)]
+struct Voice {
+    /// What the counters were when the outage under way was told.
+    down: Option<Before>,
+    told_rejection: bool,
+    /// A loop that had somebody wait, and will log for us.
+    home: Option<Arc<LoopMailbox>>,
+}
+
+struct Before {
+    failed: u64,
+    queued: u64,
+    coalesced: u64,
+    expired: u64,
+    dropped: u64,
+}
+
+impl Before {
+    fn now(stats: &ClientStats) -> Self {
+        Self {
+            failed: stats.publish_failed.get(),
+            queued: stats.publish_queued.get(),
+            coalesced: stats.publish_coalesced.get(),
+            expired: stats.publish_expired.get(),
+            dropped: stats.publish_dropped.get(),
+        }
+    }
+}
+
+impl Voice {
+    /// Counts outcomes, and notices whether an outage begins or ends with them.
+    fn note(&mut self, job: &Job, outcomes: &[Outcome], waits: Option<&Error>) {
+        let stats = &job.stats;
+        let (mut rejected, mut outage, mut taken) = (None, waits, false);
+        for outcome in outcomes {
+            match outcome {
+                Ok(receipt) => {
+                    taken = true;
+                    match receipt.status {
+                        Status::Duplicate => stats.publish_duplicates.add(1),
+                        Status::Stale => stats.publish_stale.add(1),
+                        Status::Published | Status::Queued | Status::Coalesced => {
+                            stats.published.add(1);
+                        }
+                    }
+                }
+                // A message that the broker refuses while it takes others is no outage.
+                Err(error) => {
+                    stats.publish_failed.add(1);
+                    match error {
+                        Error::Rejected(_) => rejected = rejected.or(Some(error)),
+                        _ => outage = outage.or(Some(error)),
+                    }
+                }
             }
         }
         if let Some(error) = rejected
@@ -114,43 +329,63 @@ impl Sender {
             job.journal.add(Level::Error, text);
         }
         match outage {
-            Some(error) if !self.down => {
-                self.down = true;
-                job.stats.outages.add(1);
-                let text = format!("publishing fails, messages are lost until this ends: {error}");
-                job.journal.add(Level::Error, text);
-            }
-            None if self.down => {
-                self.down = false;
-                let lost = job.stats.publish_failed.get();
-                let text = format!(
-                    "{}: publishing works again; {lost} messages have failed so far",
-                    job.url.shown
-                );
-                job.journal.add(Level::Warning, text);
-            }
-            _ => {}
+            Some(error) => self.begin(job, error),
+            None if taken || rejected.is_some() => self.end(job),
+            None => {}
         }
     }
-}
 
-/// Answers everybody who waits, at the price of one wake-up for each event loop.
-fn answer(job: &Job, replies: Vec<Option<Reply>>, outcomes: Vec<Outcome>) {
-    let mut by_loop: Vec<(Arc<LoopMailbox>, Vec<Post>)> = Vec::new();
-    for (reply, outcome) in replies.into_iter().zip(outcomes) {
-        let Some(reply) = reply else { continue };
-        let mailbox = Arc::clone(reply.mailbox());
-        let index = by_loop
-            .iter()
-            .position(|(other, _)| Arc::ptr_eq(other, &mailbox))
-            .unwrap_or_else(|| {
-                // The journal first, so that an outage is in the log before a publish returns.
-                by_loop.push((mailbox, vec![Post::Journal(Arc::clone(&job.journal))]));
-                by_loop.len() - 1
-            });
-        by_loop[index].1.push(reply.into_post(outcome));
+    fn begin(&mut self, job: &Job, error: &Error) {
+        if self.down.is_some() {
+            return;
+        }
+        self.down = Some(Before::now(&job.stats));
+        job.stats.outages.add(1);
+        let text = if job.outbox.keeps() && !error.is_permanent() {
+            format!("publishing fails, messages wait until this ends: {error}")
+        } else {
+            format!("publishing fails, messages are lost until this ends: {error}")
+        };
+        job.journal.add(Level::Error, text);
     }
-    for (mailbox, posts) in by_loop {
-        mailbox.post_all(posts);
+
+    fn end(&mut self, job: &Job) {
+        let Some(before) = self.down.take() else { return };
+        let now = Before::now(&job.stats);
+        let text = format!(
+            "{}: publishing works again; {} messages waited, {} of them were coalesced, {} expired and {}              were dropped, and {} others have failed",
+            job.url.shown,
+            now.queued - before.queued,
+            now.coalesced - before.coalesced,
+            now.expired - before.expired,
+            now.dropped - before.dropped,
+            now.failed - before.failed,
+        );
+        job.journal.add(Level::Warning, text);
+        if let Some(home) = &self.home {
+            home.post(Post::Journal(Arc::clone(&job.journal)));
+        }
+    }
+
+    /// Answers everybody who waits, at the price of one wake-up for each event loop.
+    fn answer(&mut self, job: &Job, answers: impl IntoIterator<Item = (Option<Reply>, Outcome)>) {
+        let mut by_loop: Vec<(Arc<LoopMailbox>, Vec<Post>)> = Vec::new();
+        for (reply, outcome) in answers {
+            let Some(reply) = reply else { continue };
+            let index = by_loop
+                .iter()
+                .position(|(other, _)| Arc::ptr_eq(other, reply.mailbox()))
+                .unwrap_or_else(|| {
+                    // The journal first, so that an outage is in the log before a publish returns.
+                    let journal = Post::Journal(Arc::clone(&job.journal));
+                    by_loop.push((Arc::clone(reply.mailbox()), vec![journal]));
+                    by_loop.len() - 1
+                });
+            by_loop[index].1.push(reply.into_post(outcome));
+        }
+        for (mailbox, posts) in by_loop {
+            mailbox.post_all(posts);
+            self.home = Some(mailbox);
+        }
     }
 }

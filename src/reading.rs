@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use crate::broker::Link;
+use crate::broker::{Link, Verdict};
 use crate::config::{BrokerUrl, Limits, Target};
 use crate::error::Error;
 use crate::health::{Health, State};
@@ -271,12 +271,11 @@ impl Reader<'_> {
             return; // subscribed to by the next time
         }
         let Ok(mut link) = self.link().await else { return };
-        let outgoing =
-            Outgoing { channel: probe.channel.clone(), payload: Bytes::from_static(b"1") };
+        let outgoing = Outgoing::new(probe.channel.clone(), Bytes::from_static(b"1"));
         let published = link.publish(std::slice::from_ref(&outgoing)).await;
         match published.as_deref() {
-            Ok([Ok(_)]) => {}
-            Ok([Err(Error::Rejected(reason))]) => {
+            Ok([Verdict::Taken(_)]) => {}
+            Ok([Verdict::Refused(Error::Rejected(reason))]) => {
                 self.link = Some(link);
                 if probe.answered(false) {
                     self.tell_refused(reason);

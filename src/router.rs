@@ -369,6 +369,20 @@ impl Router {
         self.inner.lock().lanes.are_behind(self.policy.limits)
     }
 
+    /// Waits until what is queued has been handed over, but for those who are slow.
+    pub async fn drained(&self) {
+        loop {
+            {
+                let _gate = runtime::gate();
+                if self.inner.lock().lanes.are_drained() {
+                    return;
+                }
+            }
+            // Polled, because a waker would be one more lock to share with the child of a fork.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Says that a loop runs, though sends are suspended on it. To be called every now and then while
     /// they are: this is when connections turn out to be slow.
     pub fn see(self: &Arc<Self>, mailbox: &Arc<LoopMailbox>) {

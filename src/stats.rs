@@ -90,6 +90,18 @@ counters! {
         publish_failed,
         /// Messages `publish_nowait` turned away because too many waited.
         publish_refused,
+        /// Messages that waited, because the broker could not be reached.
+        publish_queued,
+        /// Of those, progress that newer progress took the place of.
+        publish_coalesced,
+        /// Of those, what had waited for too long.
+        publish_expired,
+        /// Of those, what made room for others.
+        publish_dropped,
+        /// Messages with a version that was not newer than the newest.
+        publish_stale,
+        /// Messages with an idempotency key that was published before.
+        publish_duplicates,
         /// Times the publishing side lost the broker.
         outages,
         /// Times the listener was subscribed again after it had lost the broker.

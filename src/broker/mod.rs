@@ -3,7 +3,8 @@
 //! A broker gives two things, each over a connection of its own:
 //!
 //! - a [`Link`] that publishes: `publish(batch)` answers each message with the broker's word on it, or
-//!   fails as a whole, after which the link is dropped and a new one is made;
+//!   fails as a whole, after which the link is dropped and a new one is made, and nobody knows what of
+//!   the batch was taken; `read(asks)` says what is kept of uploads, in one round trip;
 //! - a [`Listening`] that receives: once `connect` returned, every message published afterwards on the
 //!   patterns arrives, in order; `ask` begins and ends subscriptions to channels by name, each of which
 //!   is confirmed or refused later; `next` gives what was [`Heard`] until the connection fails, and an
@@ -18,14 +19,27 @@ use std::time::Duration;
 
 use crate::config::{BrokerUrl, Limits, Target};
 use crate::error::Error;
+use crate::history::{Ask, Past};
 use crate::message::Outgoing;
+use crate::post::Receipt;
 use crate::router::Inbound;
 use crate::wishes::Changes;
 
+/// What a broker says of one message.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// It has done with it what there was to do.
+    Taken(Receipt),
+    /// It has done nothing, and will if it is asked again at once.
+    Again,
+    /// It has not published it. [`Error::Unreachable`] may pass, and then nothing was done.
+    Refused(Error),
+}
+
 /// The publishing side of a broker.
 pub enum Link {
-    /// Inside this process, with the time a publish may take.
-    Memory(memory::Link, Duration),
+    /// Inside this process.
+    Memory(memory::Link),
     /// Redis.
     Redis(Box<redis::Link>),
 }
@@ -34,7 +48,7 @@ impl Link {
     /// Connects and authenticates within `limits.connect_timeout`.
     pub async fn connect(url: &BrokerUrl, limits: &Limits) -> Result<Self, Error> {
         match &url.target {
-            Target::Memory => Ok(Self::Memory(memory::Link, limits.publish_timeout)),
+            Target::Memory => Ok(Self::Memory(memory::Link::new(limits))),
             Target::Redis(info) => {
                 let link =
                     within(limits.connect_timeout, url, redis::Link::connect(info, url, limits));
@@ -43,26 +57,27 @@ impl Link {
         }
     }
 
-    /// Publishes a batch in order. One result for each message, or an error for the connection.
-    pub async fn publish(&mut self, batch: &[Outgoing]) -> Result<Vec<Result<(), Error>>, Error> {
+    /// Publishes a batch in order. One verdict for each message, or an error for the connection.
+    pub async fn publish(&mut self, batch: &[Outgoing]) -> Result<Vec<Verdict>, Error> {
         match self {
-            Self::Memory(link, limit) => Ok(link.publish(batch, *limit).await),
+            Self::Memory(link) => Ok(link.publish(batch).await),
             Self::Redis(link) => link.publish(batch).await,
         }
     }
 
-    /// Reads.
-    pub async fn read(
-        &mut self,
-        asks: &[crate::history::Ask],
-    ) -> Result<Vec<Result<Option<crate::history::Past>, Error>>, Error> {
-        Ok(asks.iter().map(|_| Ok(None)).collect())
+    /// What is kept of uploads, in one round trip; None of what nothing is kept of. An inner error is
+    /// about that upload alone.
+    pub async fn read(&mut self, asks: &[Ask]) -> Result<Vec<Result<Option<Past>, Error>>, Error> {
+        match self {
+            Self::Memory(_) => Ok(memory::read(asks)),
+            Self::Redis(link) => link.read(asks).await,
+        }
     }
 
     /// Whether the connection is known to be gone.
     pub fn is_lost(&self) -> bool {
         match self {
-            Self::Memory(..) => false,
+            Self::Memory(_) => false,
             Self::Redis(link) => link.is_lost(),
         }
     }

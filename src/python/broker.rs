@@ -1,6 +1,7 @@
 //! A broker as Python's classes have it: for uploads, for topics, or for both.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -75,7 +76,8 @@ impl BrokerOptions<'_> {
         let sessions = sessions.make(py, Some((self.channel_prefix, wishes)))?;
         let client = BrokerUrl::parse(self.url).map(|url| {
             let topics = Arc::clone(&sessions.router);
-            Arc::new(Client::new(url, limits, self.strict, topics, journal))
+            let coalescer = Arc::default();
+            Arc::new(Client::new(url, limits, self.strict, topics, journal, coalescer))
         });
         let callback = options::callback(py, "on_state_change", self.on_state_change)?;
         let watcher = client
@@ -124,7 +126,7 @@ impl Broker {
             logging::drain(py, &client.journal);
             let bridge = bridge::running(py)?;
             let (future, token) = bridge.wait(py, Doing::Tolerating)?;
-            client.stop(Reply::new(Arc::clone(&bridge.mailbox), token));
+            client.stop(Duration::from_secs(1), Reply::new(Arc::clone(&bridge.mailbox), token));
             Ok(Step::Wait(future))
         })
     }

@@ -75,7 +75,7 @@ impl UploadProgressPublisher {
     ) -> PyResult<Outgoing> {
         let payload = encode::to_bytes(message)?;
         topics::within(payload.len(), client.limits().max_message_bytes)?;
-        Ok(Outgoing { channel, payload: payload.into() })
+        Ok(Outgoing::new(channel, payload.into()))
     }
 
     fn publish(&self, channel: Box<str>, message: &Bound<'_, PyAny>) -> PyResult<Py<Answer>> {

@@ -128,7 +128,7 @@ pub fn broadcast(
     };
     let payload = encode::to_envelope(topic, message, except)?;
     within(payload.len(), client.limits().max_message_bytes)?;
-    let outgoing = Outgoing { channel: channels.of(topic), payload: payload.into() };
+    let outgoing = Outgoing::new(channels.of(topic), payload.into());
     Ok(publishing("broadcast", client, outgoing))
 }
 

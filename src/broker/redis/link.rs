@@ -1,15 +1,21 @@
-//! The publishing side: pipelined `PUBLISH` over the `redis` crate's multiplexed connection.
+//! The publishing side: pipelined `PUBLISH` over the `redis` crate's multiplexed connection, or the
+//! script that also records.
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, ConnectionInfo, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value,
+    AsyncConnectionConfig, ConnectionInfo, ErrorKind, Pipeline, RedisError, ServerError,
+    ServerErrorKind, Value,
 };
 use tokio::task::JoinHandle;
 
 use super::connect;
+use super::history::{self, Millis, Scripts};
+use crate::broker::Verdict;
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
+use crate::history::{Ask, Past};
 use crate::message::Outgoing;
+use crate::post::Receipt;
 
 /// A connection that publishes.
 pub struct Link {
@@ -18,6 +24,8 @@ pub struct Link {
     driver: JoinHandle<()>,
     url: BrokerUrl,
     limits: Limits,
+    /// Those for the history. Where the server refuses them, what is to be recorded is refused.
+    scripts: Option<Result<Scripts, Error>>,
 }
 
 impl Link {
@@ -35,22 +43,109 @@ impl Link {
             MultiplexedConnection::new_with_config(info.redis_settings(), stream, config)
                 .await
                 .map_err(|error| describe(&error, url, limits))?;
-        Ok(Self { connection, driver: tokio::spawn(driver), url: url.clone(), limits: *limits })
+        let (driver, url) = (tokio::spawn(driver), url.clone());
+        let mut link = Self { connection, driver, url, limits: *limits, scripts: None };
+        if limits.history.is_some() {
+            link.load().await?;
+        }
+        Ok(link)
     }
 
     /// One round trip for the batch.
-    pub async fn publish(&mut self, batch: &[Outgoing]) -> Result<Vec<Result<(), Error>>, Error> {
+    pub async fn publish(&mut self, batch: &[Outgoing]) -> Result<Vec<Verdict>, Error> {
+        if batch.iter().any(|outgoing| outgoing.record.is_some()) && self.scripts.is_none() {
+            self.load().await?;
+        }
+        let (settings, now) = (self.limits.history.unwrap_or_default(), Millis::now());
         let mut pipeline = Pipeline::with_capacity(batch.len());
+        let mut refused = None;
         for outgoing in batch {
-            pipeline.cmd("PUBLISH").arg(&*outgoing.channel).arg(&*outgoing.payload);
+            match (&outgoing.record, &self.scripts) {
+                (Some(record), Some(Ok(scripts))) => {
+                    scripts.publish(&mut pipeline, outgoing, record, settings, now);
+                }
+                (Some(_), Some(Err(error))) => refused = Some(error.clone()),
+                _ => {
+                    pipeline.cmd("PUBLISH").arg(&*outgoing.channel).arg(&*outgoing.payload);
+                }
+            }
         }
-        let values = self.connection.send_packed_commands(&pipeline, 0, batch.len()).await;
+        let mut values = self.send(&pipeline).await?.into_iter();
+        let mut forgotten = false;
+        let mut verdicts = Vec::with_capacity(batch.len());
+        for outgoing in batch {
+            let recorded = outgoing.record.is_some();
+            let verdict = match &refused {
+                Some(error) if recorded => Verdict::Refused(error.clone()),
+                _ => self.verdict(values.next().unwrap_or(Value::Nil), recorded),
+            };
+            forgotten |= matches!(verdict, Verdict::Again);
+            verdicts.push(verdict);
+        }
+        if forgotten {
+            // The answers that are there count, whatever becomes of this.
+            self.scripts = None;
+        }
+        Ok(verdicts)
+    }
+
+    /// What is kept of uploads, in one round trip.
+    pub async fn read(&mut self, asks: &[Ask]) -> Result<Vec<Result<Option<Past>, Error>>, Error> {
+        let mut pasts = self.read_once(asks).await?;
+        if let Some(again) = pasts.iter().map(Option::is_none).reduce(|a, b| a || b)
+            && again
+        {
+            self.scripts = None;
+            pasts = self.read_once(asks).await?;
+        }
+        let lost = || self.lost("the server forgets its scripts".to_owned());
+        Ok(pasts.into_iter().map(|past| past.unwrap_or_else(|| Err(lost()))).collect())
+    }
+
+    /// None is what the server could not do because it had forgotten the scripts.
+    async fn read_once(
+        &mut self,
+        asks: &[Ask],
+    ) -> Result<Vec<Option<Result<Option<Past>, Error>>>, Error> {
+        if self.scripts.is_none() {
+            self.load().await?;
+        }
+        let mut pipeline = Pipeline::with_capacity(asks.len());
+        match &self.scripts {
+            Some(Ok(scripts)) => asks.iter().for_each(|ask| scripts.read(&mut pipeline, ask)),
+            Some(Err(error)) => return Ok(vec![Some(Err(error.clone())); asks.len()]),
+            None => {}
+        }
+        let values = self.send(&pipeline).await?;
+        Ok(values.into_iter().map(|value| self.past(value)).collect())
+    }
+
+    /// A server that does not let us is asked no more; one that cannot now is an error.
+    async fn load(&mut self) -> Result<(), Error> {
+        let loaded = history::load(&mut self.connection).await;
+        self.scripts = match loaded.map_err(|error| describe(&error, &self.url, &self.limits)) {
+            Ok(scripts) => Some(Ok(scripts)),
+            Err(Error::Refused { reason, .. }) => Some(Err(Error::Rejected(reason))),
+            Err(error) => return Err(error),
+        };
+        Ok(())
+    }
+
+    async fn send(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
+        let count = pipeline.len();
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let values = self.connection.send_packed_commands(pipeline, 0, count).await;
         let values = values.map_err(|error| describe(&error, &self.url, &self.limits))?;
-        if values.len() != batch.len() {
-            let reason = format!("{} answers to {} messages", values.len(), batch.len());
-            return Err(Error::Unreachable { url: self.url.shown.clone(), reason });
+        if values.len() != count {
+            return Err(self.lost(format!("{} answers to {count} commands", values.len())));
         }
-        Ok(values.into_iter().map(|value| self.verdict(value)).collect())
+        Ok(values)
+    }
+
+    fn lost(&self, reason: String) -> Error {
+        Error::Unreachable { url: self.url.shown.clone(), reason }
     }
 
     /// Whether the server has closed the connection.
@@ -58,21 +153,44 @@ impl Link {
         self.driver.is_finished()
     }
 
-    fn verdict(&self, value: Value) -> Result<(), Error> {
+    fn verdict(&self, value: Value, recorded: bool) -> Verdict {
+        let strange = |command| {
+            let reason = format!("not a Redis server: it does not answer {command} as one does");
+            Verdict::Refused(Error::Refused { url: self.url.shown.clone(), reason })
+        };
         match value {
-            Value::ServerError(error) => {
-                match describe(&error.into(), &self.url, &self.limits) {
-                    Error::Refused { reason, .. } => Err(Error::Rejected(reason)),
-                    passing => Err(passing), // LOADING and the like
-                }
+            Value::ServerError(error) if recorded && is_forgotten(error.code()) => Verdict::Again,
+            Value::ServerError(error) => Verdict::Refused(self.complaint(error)),
+            value if recorded => {
+                history::taken(&value).map_or_else(|| strange("EVALSHA"), Verdict::Taken)
             }
-            Value::Int(_receivers) => Ok(()),
-            _ => Err(Error::Refused {
-                url: self.url.shown.clone(),
-                reason: "not a Redis server: it does not answer PUBLISH with a number".into(),
-            }),
+            Value::Int(receivers) => {
+                let receivers = u64::try_from(receivers).ok();
+                Verdict::Taken(Receipt { receivers, ..Receipt::default() })
+            }
+            _ => strange("PUBLISH"),
         }
     }
+
+    fn past(&self, value: Value) -> Option<Result<Option<Past>, Error>> {
+        let strange = || Error::Rejected("what it keeps of the upload is not fanwire's".to_owned());
+        match value {
+            Value::ServerError(error) if is_forgotten(error.code()) => None,
+            Value::ServerError(error) => Some(Err(self.complaint(error))),
+            value => Some(history::past(value).ok_or_else(strange)),
+        }
+    }
+
+    fn complaint(&self, error: ServerError) -> Error {
+        match describe(&error.into(), &self.url, &self.limits) {
+            Error::Refused { reason, .. } => Error::Rejected(reason),
+            passing => passing, // LOADING and the like
+        }
+    }
+}
+
+fn is_forgotten(code: &str) -> bool {
+    code == "NOSCRIPT"
 }
 
 impl Drop for Link {
@@ -102,11 +220,19 @@ fn describe(error: &RedisError, broker: &BrokerUrl, limits: &Limits) -> Error {
         | ErrorKind::RESP3NotSupported
         | ErrorKind::InvalidClientConfig
         | ErrorKind::UnexpectedReturnType
-        | ErrorKind::Extension
-        | ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError) => {
-            Error::Refused { url, reason }
-        }
+        | ErrorKind::Server(
+            ServerErrorKind::NoPerm | ServerErrorKind::ResponseError | ServerErrorKind::CrossSlot,
+        ) => Error::Refused { url, reason },
+        ErrorKind::Extension if !may_pass(&reason) => Error::Refused { url, reason },
         // Non-exhaustive in the crate: what it adds counts as "may pass".
         _ => Error::Unreachable { url, reason },
     }
+}
+
+/// Of the complaints that the crate does not know, those that time can mend. Up to Redis 6.2 a script
+/// gives them with the dash that they are marked with.
+fn may_pass(reason: &str) -> bool {
+    let code = reason.trim_start_matches('-').split_whitespace().next().unwrap_or_default();
+    ["BUSY", "OOM", "MISCONF", "NOREPLICAS", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN"]
+        .contains(&code)
 }

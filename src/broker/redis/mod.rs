@@ -5,6 +5,7 @@
 //! what this project exists for and the crate's pub/sub stream costs seven times as much a message.
 
 mod connect;
+mod history;
 mod link;
 mod listening;
 pub mod resp;

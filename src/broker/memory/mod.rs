@@ -1,15 +1,21 @@
 //! The broker inside this process: every publisher with `memory://` shares it.
 
+mod history;
+
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::{BATCH, Ear, Heard};
+use self::history::Histories;
+use super::{BATCH, Ear, Heard, Verdict};
+use crate::config::Limits;
 use crate::error::Error;
+use crate::history::{Ask, Past, Settings};
 use crate::message::Outgoing;
+use crate::post::{Receipt, Status};
 use crate::router::Inbound;
 use crate::runtime;
 use crate::wishes::Changes;
@@ -33,28 +39,86 @@ fn listeners<T>(use_them: impl FnOnce(&mut Vec<mpsc::Sender<Batch>>) -> T) -> T 
     use_them(&mut listeners.1)
 }
 
+/// What is kept, with the fork generation that keeps it: a child begins with nothing.
+static HISTORIES: Mutex<(u64, Option<Histories>)> = Mutex::new((0, None));
+
+fn histories<T>(use_them: impl FnOnce(&mut Histories) -> T) -> T {
+    let _gate = runtime::gate();
+    let mut histories = HISTORIES.lock();
+    if histories.0 != runtime::generation() {
+        *histories = (runtime::generation(), None);
+    }
+    use_them(histories.1.get_or_insert_default())
+}
+
+/// What is kept of uploads.
+pub(super) fn read(asks: &[Ask]) -> Vec<Result<Option<Past>, Error>> {
+    histories(|all| asks.iter().map(|ask| Ok(all.read(ask, Instant::now()))).collect())
+}
+
 /// The publishing side.
 #[derive(Debug)]
-pub struct Link;
+pub struct Link {
+    limit: Duration,
+    history: Settings,
+}
 
 impl Link {
-    /// Hands the batch to every listener. One that is behind is waited for, but not for ever: after
-    /// `limit` it misses the batch, which is an error.
-    pub async fn publish(&mut self, batch: &[Outgoing], limit: Duration) -> Vec<Result<(), Error>> {
-        let shared: Batch = batch.into();
+    /// One that is as good as connected.
+    pub fn new(limits: &Limits) -> Self {
+        Self { limit: limits.publish_timeout, history: limits.history.unwrap_or_default() }
+    }
+
+    /// Hands the batch to every listener. One that is behind is waited for, but not for ever: when the
+    /// time is up it misses the batch, which is an error for what is not recorded.
+    pub async fn publish(&mut self, batch: &[Outgoing]) -> Vec<Verdict> {
+        let recorded = batch.iter().any(|outgoing| outgoing.record.is_some());
+        let (shared, mut taken): (Batch, _) = if recorded {
+            self.record(batch)
+        } else {
+            (batch.into(), vec![Receipt::default(); batch.len()])
+        };
         let current = listeners(|all| {
             all.retain(|listener| !listener.is_closed());
             all.clone()
         });
-        let mut outcome = Ok(());
+        let receivers = Some(current.len() as u64);
+        let mut missed = None;
         for listener in current {
             // A send fails only if the listener has just ended, and then it wants no more.
-            let sent = tokio::time::timeout(limit, listener.send(Arc::clone(&shared))).await;
+            let sent = tokio::time::timeout(self.limit, listener.send(Arc::clone(&shared))).await;
             if sent.is_err() {
-                outcome = Err(Error::Timeout { url: "memory://".into(), after: limit });
+                missed = Some(Error::Timeout { url: "memory://".into(), after: self.limit });
             }
         }
-        vec![outcome; batch.len()]
+        let published = taken.iter_mut().filter(|taken| taken.status == Status::Published);
+        published.for_each(|taken| taken.receivers = receivers);
+        let verdicts = batch.iter().zip(taken).map(|(outgoing, taken)| match &missed {
+            Some(error) if outgoing.record.is_none() => Verdict::Refused(error.clone()),
+            _ => Verdict::Taken(taken),
+        });
+        verdicts.collect()
+    }
+
+    /// Records what is to be recorded. What comes back first is what is left to be handed over.
+    fn record(&self, batch: &[Outgoing]) -> (Batch, Vec<Receipt>) {
+        let now = Instant::now();
+        histories(|all| {
+            let mut left = Vec::with_capacity(batch.len());
+            let mut all_taken = Vec::with_capacity(batch.len());
+            for outgoing in batch {
+                let Some(record) = &outgoing.record else {
+                    left.push(outgoing.clone());
+                    all_taken.push(Receipt::default());
+                    continue;
+                };
+                let (taken, payload) = all.append(record, &outgoing.payload, self.history, now);
+                let channel = outgoing.channel.clone();
+                left.extend(payload.map(|payload| Outgoing::new(channel, payload)));
+                all_taken.push(taken);
+            }
+            (left.into(), all_taken)
+        })
     }
 }
 

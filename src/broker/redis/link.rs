@@ -9,7 +9,7 @@ use redis::{
 use tokio::task::JoinHandle;
 
 use super::connect;
-use super::history::{self, Millis, Scripts};
+use super::history::{self, Scripts};
 use crate::broker::Verdict;
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
@@ -56,13 +56,13 @@ impl Link {
         if batch.iter().any(|outgoing| outgoing.record.is_some()) && self.scripts.is_none() {
             self.load().await?;
         }
-        let (settings, now) = (self.limits.history.unwrap_or_default(), Millis::now());
+        let now = history::now();
         let mut pipeline = Pipeline::with_capacity(batch.len());
         let mut refused = None;
         for outgoing in batch {
             match (&outgoing.record, &self.scripts) {
                 (Some(record), Some(Ok(scripts))) => {
-                    scripts.publish(&mut pipeline, outgoing, record, settings, now);
+                    scripts.publish(&mut pipeline, outgoing, record, now);
                 }
                 (Some(_), Some(Err(error))) => refused = Some(error.clone()),
                 _ => {
@@ -122,7 +122,8 @@ impl Link {
 
     /// A server that does not let us is asked no more; one that cannot now is an error.
     async fn load(&mut self) -> Result<(), Error> {
-        let loaded = history::load(&mut self.connection).await;
+        let settings = self.limits.history.unwrap_or_default();
+        let loaded = history::load(&mut self.connection, settings).await;
         self.scripts = match loaded.map_err(|error| describe(&error, &self.url, &self.limits)) {
             Ok(scripts) => Some(Ok(scripts)),
             Err(Error::Refused { reason, .. }) => Some(Err(Error::Rejected(reason))),

@@ -155,6 +155,10 @@ async fn due(uploads: &Uploads) -> Arc<Router> {
         match router {
             // Another router may have taken its place meanwhile.
             Some(router) => {
+                {
+                    let _gate = runtime::gate();
+                    router.recover(true);
+                }
                 if timeout(LOOK_AGAIN, router.read_due()).await.is_ok() {
                     return router;
                 }

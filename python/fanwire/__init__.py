@@ -25,6 +25,7 @@ from fanwire._core import (
 )
 from fanwire.coalesce import CoalesceRule
 from fanwire.errors import BrokerError, BrokerTimeoutError, ConfigError, Error, PublishError
+from fanwire.recovery import History, Outbox, Receipt
 from fanwire.types import Connection, PubSubProvider, TopicHandler
 
 if TYPE_CHECKING:
@@ -47,10 +48,13 @@ __all__ = [
     "Connection",
     "ConnectionManager",
     "Error",
+    "History",
     "MapView",
     "MemoryPubSub",
+    "Outbox",
     "PubSubProvider",
     "PublishError",
+    "Receipt",
     "RedisPubSub",
     "TopicHandler",
     "UploadProgressPublisher",

@@ -34,7 +34,12 @@ impl Recorder {
     }
 
     /// A message of an upload that is to be recorded. `json` must be JSON.
-    pub fn record(&self, progress: &Coalescer, upload: &str, json: &[u8]) -> Result<Outgoing, Unfit> {
+    pub fn record(
+        &self,
+        progress: &Coalescer,
+        upload: &str,
+        json: &[u8],
+    ) -> Result<Outgoing, Unfit> {
         let head = history::head(json).ok_or(Unfit::NoObject)?;
         let text = std::str::from_utf8(json).map_err(|_| Unfit::NoObject)?;
         if is_reserved(text) {

@@ -21,8 +21,8 @@ use super::slot::Slot;
 use super::topics::{self, SessionOptions};
 use crate::channel;
 use crate::client::Client;
-use crate::journal::Level;
 use crate::history::{LARGEST, MEMBER};
+use crate::journal::Level;
 use crate::lane::LaneLimits;
 use crate::message::Outgoing;
 use crate::recording::{Recorder, Unfit};
@@ -100,7 +100,8 @@ impl UploadProgressPublisher {
     ) -> PyResult<Outgoing> {
         let Some(recorder) = &self.inner()?.recorder else {
             if key.is_some() || version.is_some() {
-                let text = "idempotency_key and version need a publisher with history=fanwire.History()";
+                let text =
+                    "idempotency_key and version need a publisher with history=fanwire.History()";
                 return Err(PyValueError::new_err(text));
             }
             return Self::outgoing(client, channel::of_upload(upload_id), message);
@@ -426,7 +427,8 @@ fn unfit_error(unfit: Unfit, message: &Bound<'_, PyAny>) -> PyErr {
         Unfit::NoObject => {
             let kind = message.get_type();
             let kind = kind.name().map_or_else(|_| "an object".to_owned(), |name| name.to_string());
-            let text = format!("with a history a message must be a JSON object, not that of {kind}");
+            let text =
+                format!("with a history a message must be a JSON object, not that of {kind}");
             PyTypeError::new_err(text)
         }
         Unfit::Reserved => {

@@ -164,8 +164,7 @@ mod tests {
     fn answers_that_are_none_are_no_answers() {
         let text = |text: &str| Value::BulkString(text.into());
         let answer = |kind| {
-            let parts =
-                [Value::Int(kind), Value::Int(2), Value::Int(17), text("000000000000001f")];
+            let parts = [Value::Int(kind), Value::Int(2), Value::Int(17), text("000000000000001f")];
             Value::Array(parts.into())
         };
         let position = Position { epoch: Epoch::parse(b"000000000000001f").unwrap(), offset: 17 };

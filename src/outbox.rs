@@ -204,6 +204,9 @@ impl Outbox {
         }
         backlog.expire(&mut answers);
         backlog.answer(&mut answers);
+        if backlog.is_empty() {
+            self.emptied.notify_waiters();
+        }
         answers
     }
 
@@ -252,6 +255,7 @@ impl Outbox {
                 let _gate = crate::runtime::gate();
                 let mut inner = self.inner.lock();
                 if let Some(backlog) = &mut inner.backlog {
+                    backlog.expire(&mut Answers::new()); // nobody waits for what is kept
                     let batch = backlog.take(most, bytes);
                     if !batch.is_empty() {
                         let size: usize =

@@ -356,7 +356,8 @@ impl Voice {
         let Some(before) = self.down.take() else { return };
         let now = Before::now(&job.stats);
         let text = format!(
-            "{}: publishing works again; {} messages waited, {} of them were coalesced, {} expired and {}              were dropped, and {} others have failed",
+            "{}: publishing works again; {} messages waited, {} of them were coalesced, {} expired and {} \
+             were dropped, and {} others have failed",
             job.url.shown,
             now.queued - before.queued,
             now.coalesced - before.coalesced,

@@ -172,7 +172,9 @@ impl Sender {
             for (at, verdict) in open.iter().zip(verdicts) {
                 fates[*at] = match verdict {
                     Verdict::Taken(receipt) => Some(Fate::Done(receipt)),
-                    Verdict::Refused(error @ Error::Unreachable { .. }) => Some(Fate::NotSent(error)),
+                    Verdict::Refused(error @ Error::Unreachable { .. }) => {
+                        Some(Fate::NotSent(error))
+                    }
                     Verdict::Refused(error) => Some(Fate::Failed(error)),
                     Verdict::Again => {
                         again.push(*at);

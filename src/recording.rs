@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use crate::channel::{self, Address};
 use crate::coalesce::{Coalescer, Rule};
@@ -34,7 +34,12 @@ impl Recorder {
     }
 
     /// A message of an upload that is to be recorded. `json` must be JSON.
-    pub fn record(&self, progress: &Coalescer, upload: &str, json: &[u8]) -> Result<Outgoing, Unfit> {
+    pub fn record(
+        &self,
+        progress: &Coalescer,
+        upload: &str,
+        json: &[u8],
+    ) -> Result<Outgoing, Unfit> {
         let head = history::head(json).ok_or(Unfit::NoObject)?;
         let text = std::str::from_utf8(json).map_err(|_| Unfit::NoObject)?;
         if is_reserved(text) {
@@ -54,7 +59,7 @@ fn is_reserved(object: &str) -> bool {
     if !object.contains(MEMBER) && !object.contains("\\u") {
         return false;
     }
-    serde_json::from_str::<HashMap<Cow<'_, str>, IgnoredAny>>(object)
+    serde_json::from_str::<HashMap<Cow<'_, str>, &RawValue>>(object)
         .is_ok_and(|members| members.contains_key(MEMBER))
 }
 

@@ -9,6 +9,7 @@ from fanwire.errors import ConfigError
 
 __all__ = ["History", "Outbox", "Receipt"]
 
+_FINAL = CoalesceRule("/action", ("upload_completed", "upload_failed"))
 _LARGEST_SIZE = 2**32 - 1
 _LARGEST_MEMORY = 2**63 - 1
 
@@ -31,7 +32,7 @@ class History:
 
     size: int = 256
     ttl: float = 3600.0
-    final: CoalesceRule = CoalesceRule("/action", ("upload_completed", "upload_failed"))
+    final: CoalesceRule = _FINAL
 
     def __post_init__(self) -> None:
         _check_int("History.size", self.size, 1, _LARGEST_SIZE)

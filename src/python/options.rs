@@ -35,7 +35,9 @@ pub fn history(py: Python<'_>, history: Option<&Bound<'_, PyAny>>) -> PyResult<O
         ttl: seconds(py, "History.ttl", history.getattr("ttl")?.extract()?)?,
     };
     let recorder = Recorder::new(settings, read(&history.getattr("final")?)?);
-    recorder.map(Some).map_err(|why| errors::new(py, "ConfigError", format!("History.final: {why}")))
+    recorder
+        .map(Some)
+        .map_err(|why| errors::new(py, "ConfigError", format!("History.final: {why}")))
 }
 
 /// An argument whose default is not None.

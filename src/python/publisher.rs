@@ -21,8 +21,8 @@ use super::slot::Slot;
 use super::topics::{self, SessionOptions};
 use crate::channel;
 use crate::client::Client;
-use crate::journal::Level;
 use crate::history::{LARGEST, MEMBER};
+use crate::journal::Level;
 use crate::lane::LaneLimits;
 use crate::message::Outgoing;
 use crate::recording::{Recorder, Unfit};
@@ -100,15 +100,16 @@ impl UploadProgressPublisher {
     ) -> PyResult<Outgoing> {
         let Some(recorder) = &self.inner()?.recorder else {
             if key.is_some() || version.is_some() {
-                let text = "idempotency_key and version need a publisher with history=fanwire.History()";
+                let text =
+                    "idempotency_key and version need a publisher with history=fanwire.History()";
                 return Err(PyValueError::new_err(text));
             }
             return Self::outgoing(client, channel::of_upload(upload_id), message);
         };
         let payload = encode::to_bytes(message)?;
         topics::within(payload.len(), client.limits().max_message_bytes)?;
-        let recorded = recorder.record(&client.coalescer, upload_id, &payload);
-        let mut outgoing = recorded.map_err(|unfit| unfit_error(unfit, message))?;
+        let outgoing = recorder.record(&client.coalescer, upload_id, &payload);
+        let mut outgoing = outgoing.map_err(|unfit| unfit_error(unfit, message))?;
         if let Some(record) = &mut outgoing.record {
             record.key = key.map(|key| (&*key).into());
             record.version = version.map(version_of).transpose()?;
@@ -116,7 +117,7 @@ impl UploadProgressPublisher {
         Ok(outgoing)
     }
 
-    fn nowait(&self, py: Python<'_>, client: &Arc<Client>, outgoing: Outgoing) -> bool {
+    fn nowait(py: Python<'_>, client: &Arc<Client>, outgoing: Outgoing) -> bool {
         // Whoever only ever calls this has no event loop that would log an outage for it.
         logging::drain(py, &client.journal);
         client.publish_nowait(outgoing).is_ok()
@@ -308,7 +309,7 @@ impl UploadProgressPublisher {
         let py = message.py();
         let client = self.inner()?.broker.client(py)?;
         let outgoing = self.of_upload(client, &upload_id, message, idempotency_key, version)?;
-        Ok(self.nowait(py, client, outgoing))
+        Ok(Self::nowait(py, client, outgoing))
     }
 
     /// As `publish_nowait`, for a user.
@@ -320,7 +321,7 @@ impl UploadProgressPublisher {
         let py = message.py();
         let client = self.inner()?.broker.client(py)?;
         let outgoing = Self::outgoing(client, channel::of_user(&user_id), message)?;
-        Ok(self.nowait(py, client, outgoing))
+        Ok(Self::nowait(py, client, outgoing))
     }
 
     /// Subscribes a session to a topic, as `RedisPubSub.subscribe_topic` does, over the connection that
@@ -426,7 +427,8 @@ fn unfit_error(unfit: Unfit, message: &Bound<'_, PyAny>) -> PyErr {
         Unfit::NoObject => {
             let kind = message.get_type();
             let kind = kind.name().map_or_else(|_| "an object".to_owned(), |name| name.to_string());
-            let text = format!("with a history a message must be a JSON object, not that of {kind}");
+            let text =
+                format!("with a history a message must be a JSON object, not that of {kind}");
             PyTypeError::new_err(text)
         }
         Unfit::Reserved => {

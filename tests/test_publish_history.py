@@ -170,7 +170,8 @@ async def test_the_reserved_member_is_the_last_one_and_the_rest_as_it_was(
 ) -> None:
     publisher = make_publisher(redis_server.url, history=HISTORY)
     upload = unique("upload")
-    heard = redis_server.client.pubsub(ignore_subscribe_messages=True)
+    client: Any = redis_server.client
+    heard = client.pubsub(ignore_subscribe_messages=True)
     heard.subscribe(f"upload:{upload}")
     await until(lambda: redis_server.client.pubsub_numsub(f"upload:{upload}")[0][1], "subscribed")
     receipt = await publisher.publish_progress(upload, message, receipt=True)

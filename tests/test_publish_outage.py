@@ -32,7 +32,8 @@ class Heard:
     """Everything that is published on a server that comes back."""
 
     def __init__(self, server: RedisServer) -> None:
-        self._pubsub = server.client.pubsub(ignore_subscribe_messages=True)
+        client: Any = server.client
+        self._pubsub = client.pubsub(ignore_subscribe_messages=True)
         self._pubsub.psubscribe("*")
         self.messages: list[tuple[str, Any]] = []
 

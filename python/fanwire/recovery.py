@@ -37,9 +37,9 @@ class History:
     def __post_init__(self) -> None:
         _check_int("History.size", self.size, 1, _LARGEST_SIZE)
         _check_seconds("History.ttl", self.ttl)
-        if not isinstance(self.final, CoalesceRule):
-            text = f"History.final must be a fanwire.CoalesceRule, not {self.final!r}"
-            raise ConfigError(text)
+        final: object = self.final
+        if not isinstance(final, CoalesceRule):
+            raise ConfigError(f"History.final must be a fanwire.CoalesceRule, not {final!r}")
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,10 @@ def _check_int(name: str, value: object, least: int, most: int) -> None:
 
 
 def _check_seconds(name: str, value: object) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not isfinite(value) or value <= 0:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not isfinite(value)
+        or value <= 0
+    ):
         raise ConfigError(f"{name} must be a positive number of seconds, not {value!r}")

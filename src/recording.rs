@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use crate::channel::{self, Address};
 use crate::coalesce::{Coalescer, Rule};
@@ -59,7 +59,7 @@ fn is_reserved(object: &str) -> bool {
     if !object.contains(MEMBER) && !object.contains("\\u") {
         return false;
     }
-    serde_json::from_str::<HashMap<Cow<'_, str>, IgnoredAny>>(object)
+    serde_json::from_str::<HashMap<Cow<'_, str>, &RawValue>>(object)
         .is_ok_and(|members| members.contains_key(MEMBER))
 }
 

@@ -9,6 +9,7 @@ from fanwire.errors import ConfigError
 
 __all__ = ["History", "Outbox", "Receipt"]
 
+_FINAL = CoalesceRule("/action", ("upload_completed", "upload_failed"))
 _LARGEST_SIZE = 2**32 - 1
 _LARGEST_MEMORY = 2**63 - 1
 
@@ -31,14 +32,14 @@ class History:
 
     size: int = 256
     ttl: float = 3600.0
-    final: CoalesceRule = CoalesceRule("/action", ("upload_completed", "upload_failed"))
+    final: CoalesceRule = _FINAL
 
     def __post_init__(self) -> None:
         _check_int("History.size", self.size, 1, _LARGEST_SIZE)
         _check_seconds("History.ttl", self.ttl)
-        if not isinstance(self.final, CoalesceRule):
-            text = f"History.final must be a fanwire.CoalesceRule, not {self.final!r}"
-            raise ConfigError(text)
+        final: object = self.final
+        if not isinstance(final, CoalesceRule):
+            raise ConfigError(f"History.final must be a fanwire.CoalesceRule, not {final!r}")
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,10 @@ def _check_int(name: str, value: object, least: int, most: int) -> None:
 
 
 def _check_seconds(name: str, value: object) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not isfinite(value) or value <= 0:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not isfinite(value)
+        or value <= 0
+    ):
         raise ConfigError(f"{name} must be a positive number of seconds, not {value!r}")

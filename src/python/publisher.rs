@@ -108,8 +108,8 @@ impl UploadProgressPublisher {
         };
         let payload = encode::to_bytes(message)?;
         topics::within(payload.len(), client.limits().max_message_bytes)?;
-        let recorded = recorder.record(&client.coalescer, upload_id, &payload);
-        let mut outgoing = recorded.map_err(|unfit| unfit_error(unfit, message))?;
+        let outgoing = recorder.record(&client.coalescer, upload_id, &payload);
+        let mut outgoing = outgoing.map_err(|unfit| unfit_error(unfit, message))?;
         if let Some(record) = &mut outgoing.record {
             record.key = key.map(|key| (&*key).into());
             record.version = version.map(version_of).transpose()?;
@@ -117,7 +117,7 @@ impl UploadProgressPublisher {
         Ok(outgoing)
     }
 
-    fn nowait(&self, py: Python<'_>, client: &Arc<Client>, outgoing: Outgoing) -> bool {
+    fn nowait(py: Python<'_>, client: &Arc<Client>, outgoing: Outgoing) -> bool {
         // Whoever only ever calls this has no event loop that would log an outage for it.
         logging::drain(py, &client.journal);
         client.publish_nowait(outgoing).is_ok()
@@ -309,7 +309,7 @@ impl UploadProgressPublisher {
         let py = message.py();
         let client = self.inner()?.broker.client(py)?;
         let outgoing = self.of_upload(client, &upload_id, message, idempotency_key, version)?;
-        Ok(self.nowait(py, client, outgoing))
+        Ok(Self::nowait(py, client, outgoing))
     }
 
     /// As `publish_nowait`, for a user.
@@ -321,7 +321,7 @@ impl UploadProgressPublisher {
         let py = message.py();
         let client = self.inner()?.broker.client(py)?;
         let outgoing = Self::outgoing(client, channel::of_user(&user_id), message)?;
-        Ok(self.nowait(py, client, outgoing))
+        Ok(Self::nowait(py, client, outgoing))
     }
 
     /// Subscribes a session to a topic, as `RedisPubSub.subscribe_topic` does, over the connection that

@@ -129,8 +129,8 @@ async def test_only_the_connection_that_is_named(
     # The other one is a watcher too: what comes is for it, and it is given what came before.
     await instance.publish(upload, note(2))
     await named.saw(2, 3)
-    await other.saw(2, 3)
-    assert instance.figure("snapshots") == 2
+    await other.saw(RESYNC, 2, 3)
+    assert (instance.figure("snapshots"), instance.figure("resyncs")) == (1, 1)
 
 
 async def test_without_a_name_those_that_have_nothing(
@@ -165,7 +165,8 @@ async def test_a_second_tab_is_given_it_with_the_next_message(
     await instance.manager.connect("ada", second)
     await instance.publish(upload, note(3))
     await first.saw(2, 3, 4)
-    await second.saw(2, 3, 4)
+    # It did not ask, and may be the new connection of a client that has some of it.
+    await second.saw(RESYNC, 2, 3, 4)
 
 
 async def test_subscribed_before_connected(
@@ -176,7 +177,7 @@ async def test_subscribed_before_connected(
     await instance.publish(upload, progress(1), note(1))
     await instance.manager.subscribe_upload("ada", upload)
     await instance.manager.connect("ada", client)
-    await client.saw(1, 2)
+    await client.saw(RESYNC, 1, 2)
 
 
 async def test_a_connection_that_is_not_registered_is_nobodys(
@@ -192,7 +193,7 @@ async def test_a_connection_that_is_not_registered_is_nobodys(
     await other.saw(1)
     assert (tab.texts, gone.texts) == ([], [])
     await instance.publish(upload, note(1))
-    await tab.saw(1, 2)
+    await tab.saw(RESYNC, 1, 2)
     assert gone.texts == []
 
 
@@ -264,19 +265,23 @@ async def test_a_connection_that_has_something_and_asks_again(
     await other.saw(1, 2, 3, 4)
 
 
-async def test_what_came_along_with_a_message_is_not_given_again(
-    broker: Broker, make_instance: InstanceFactory, unique: Unique
+@pytest.mark.parametrize("has_it", [True, False], ids=["with a position", "without"])
+async def test_a_tab_that_was_given_it_unasked_and_asks(
+    broker: Broker, make_instance: InstanceFactory, unique: Unique, has_it: bool
 ) -> None:
-    """A tab that was given the state without asking asks for it."""
+    """Its page may have made nothing of what came before it asked."""
     upload, instance = unique("upload"), await make_instance(broker.url)
     await instance.watch(upload)
     tab = Client("tab")
     await instance.manager.connect("ada", tab)
-    await instance.publish(upload, progress(1), note(1))
-    await tab.saw(1, 2)
-    await instance.manager.subscribe_upload("ada", upload, connection=tab)
+    positions = await instance.publish(upload, progress(1), note(1))
+    await tab.saw(RESYNC, 1, 2)
+    await instance.manager.subscribe_upload(
+        "ada", upload, connection=tab, since=positions[-1] if has_it else None
+    )
+    await tab.saw(RESYNC, 1, 2, RESYNC, 1, 2)
     await instance.publish(upload, note(2))
-    await tab.saw(1, 2, 3)
+    await tab.saw(RESYNC, 1, 2, RESYNC, 1, 2, 3)
 
 
 # While messages pour in

@@ -127,7 +127,7 @@ async def test_a_second_tab_of_a_user_is_told_too(shared: OwnInstance) -> None:
     # A subscription is the user's, so this tab has heard of it.
     assert (await second.until_over())[-1] == completed
     # But it has made nothing of that.
-    await second.watch(upload_id, {"epoch": "", "offset": 0})
+    await second.watch(upload_id)
     assert await second.receive() == {"action": "resync", "upload_id": upload_id}
     assert await second.receive() == completed
     for client in (first, second):

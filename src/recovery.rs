@@ -345,8 +345,8 @@ impl Recovery {
                     at.epoch == since.epoch && (from..=at.offset + 1).contains(&(since.offset + 1))
                 };
                 // Of what came along before it asked the client may have made nothing.
-                let is_served = asked_for
-                    && want.since.zip(track.at).is_some_and(|(since, at)| has(at, since));
+                let is_served =
+                    asked_for && want.since.zip(track.at).is_some_and(|(since, at)| has(at, since));
                 if is_served && !want.resync {
                     track.insert(lane, true, Stand::Here { from });
                     return false;

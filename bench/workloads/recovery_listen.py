@@ -31,7 +31,7 @@ ROWS = (
     Row("watched_us_with", "watched and recorded, with", "µs"),
 )
 PEOPLE = 1_000
-UNWATCHED = 20_000
+UNWATCHED = 12_500
 WATCHED = 10_000
 KINDS = ("plain", "recorded", "watched")
 
@@ -63,12 +63,12 @@ async def _listen(session: Session, costs: Costs, *, history: bool) -> None:
     for kind, wire in (("plain", None), ("recorded", Numbered())):
         session.load.wire = wire
         await session.load.prepare(elsewhere, UNWATCHED, last="user:end")
-        bursts = range(session.size(12, 9))
+        bursts = range(session.size(16, 10))
         measured = [await _burst(session, end, UNWATCHED + 1, watched=1) for _ in bursts]
         costs[kind, history] += measured[1:]  # the first one warms up
     session.load.wire = Numbered()
     measured = []
-    for _ in range(session.size(6, 4)):
+    for _ in range(3):
         await session.load.prepare([f"upload:{name}" for name in uploads], WATCHED)
         measured.append(await _burst(session, tally, WATCHED, watched=WATCHED))
     costs["watched", history] += measured[1:]

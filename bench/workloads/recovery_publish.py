@@ -76,7 +76,7 @@ class Side:
 
 
 async def _publish(session: Session, side: Side) -> None:
-    many, one = session.size(20_000, 10_000), session.size(3_000, 1_500)
+    many, one = session.size(16_000, 8_000), session.size(2_000, 1_000)
     side.one += await one_by_one(session, models(), one)
     before = await session.load.cpu_seconds()
     side.many += await side_by_side(session, models(), many, TASKS)
@@ -87,7 +87,7 @@ async def _publish(session: Session, side: Side) -> None:
 
 async def _full(session: Session) -> float:
     """Publishes a second while each message pushes an older one out."""
-    count = session.size(20_000, 10_000)
+    count = session.size(16_000, 8_000)
     async with beside(session, history=True) as side:
         uploads = models()[:FULL_UPLOADS]
         await side_by_side(side, uploads, 256 * FULL_UPLOADS, TASKS)

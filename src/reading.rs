@@ -136,7 +136,7 @@ pub async fn run(job: &Job) {
     let mut attended = None;
     loop {
         tokio::select! {
-            router = due(&job.uploads, &mut attended), if reads => reader.read(&router).await,
+            router = due(job, &mut attended), if reads => reader.read(&router).await,
             () = tokio::time::sleep_until(probe_at), if probes => {
                 reader.probe().await;
                 probe_at = Instant::now() + PROBE_AFTER;
@@ -147,18 +147,18 @@ pub async fn run(job: &Job) {
 }
 
 /// Waits until the router of the moment has reads that are due.
-async fn due(uploads: &Uploads, attended: &mut Option<Attended>) -> Arc<Router> {
+async fn due(job: &Job, attended: &mut Option<Attended>) -> Arc<Router> {
     loop {
         let router = {
             let _gate = runtime::gate();
-            uploads.router()
+            job.uploads.router()
         };
         match router {
             // Another router may have taken its place meanwhile.
             Some(router) => {
                 if attended.as_ref().is_none_or(|old| !Arc::ptr_eq(&old.0, &router)) {
                     let _gate = runtime::gate();
-                    *attended = Some(Attended::to(&router));
+                    *attended = Some(Attended::to(&router, job.limits.history));
                 }
                 if timeout(LOOK_AGAIN, router.read_due()).await.is_ok() {
                     return router;
@@ -174,9 +174,9 @@ async fn due(uploads: &Uploads, attended: &mut Option<Attended>) -> Arc<Router> 
 struct Attended(Arc<Router>);
 
 impl Attended {
-    fn to(router: &Arc<Router>) -> Self {
+    fn to(router: &Arc<Router>, history: Option<history::Settings>) -> Self {
         router.attend();
-        router.recover(true);
+        router.recover(history);
         Self(Arc::clone(router))
     }
 }

@@ -197,7 +197,7 @@ impl Voice<'_> {
     fn recover(&self) {
         let _gate = runtime::gate();
         if let Some(router) = self.job.uploads.router() {
-            router.recover(self.job.limits.history.is_some());
+            router.recover(self.job.limits.history);
         }
     }
 
@@ -322,7 +322,7 @@ impl Voice<'_> {
             job.stats.unwatched.add(batch.len() as u64);
             return;
         };
-        router.recover(job.limits.history.is_some());
+        router.recover(job.limits.history);
         let not_utf8 = router.route(batch, Some(&job.home), &job.stats);
         drop(gate);
         for channel in not_utf8 {

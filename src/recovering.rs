@@ -262,6 +262,17 @@ impl Inner {
         if self.recovery.is_used() { self.registry.uploads_at(user) } else { Vec::new() }
     }
 
+    /// Messages were dropped from a lane.
+    pub(crate) fn lag(&mut self, lane: LaneId) {
+        let users: Vec<u32> = match self.lanes.get(lane) {
+            Some(lane) if self.recovery.is_used() => lane.users.iter().collect(),
+            _ => return,
+        };
+        let uploads: Vec<u32> =
+            users.into_iter().flat_map(|user| self.registry.uploads_at(user)).collect();
+        self.recovery.lag(lane, &uploads);
+    }
+
     /// Uploads that nobody watches any more have no track.
     pub(crate) fn forget_tracks(&mut self) {
         for upload in self.registry.take_forgotten() {

@@ -122,6 +122,7 @@ fn read_back(text: &str) -> (Position, usize) {
 
 /// A client: what it has, and whether it has begun.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)]
 struct Client {
     generation: u32,
     watches: bool,

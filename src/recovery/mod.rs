@@ -171,10 +171,12 @@ impl Recovery {
 
     /// Messages were dropped from a lane: it gets nothing more of its uploads until it has caught up, and
     /// then it is told.
-    pub fn lag(&mut self, lane: LaneId) {
+    pub fn lag(&mut self, lane: LaneId, uploads: &[u32]) {
         let mut lags = false;
-        for track in self.tracks.values_mut() {
-            if track.place(lane).is_some() {
+        for upload in uploads {
+            if let Some(track) = self.tracks.get_mut(upload)
+                && track.place(lane).is_some()
+            {
                 track.insert(lane, true, Stand::Lags);
                 lags = true;
             }

@@ -229,7 +229,7 @@ fn a_lane_that_lost_something_is_told_when_it_has_caught_up() {
     let (id, _) = client.ask();
     client.answer(id, Some(&found(1, 1..=1, 1)));
     client.got.clear();
-    client.recovery.lag(lane(1));
+    client.recovery.lag(lane(1), &[UPLOAD]);
     assert_eq!(client.arrive(Some(at(1, 2))).turn, Turn::Now);
     assert_eq!((client.got(1), client.got(2)), (vec![], vec!["2".to_owned()]));
     assert!(!client.recovery.end_lags(|_| false));

@@ -1,7 +1,7 @@
 """Live progress and topic messages across the instances of a Python web app, from a Rust core.
 
 FastAPI apps use :class:`ConnectionManager` and :class:`UploadProgressPublisher`; a worker process
-uses the publisher alone. PyView apps use :class:`RedisPubSub` with ``fanwire.pyview.attach``. See
+uses the publisher alone, and a daemon :class:`EventPublisher`. PyView apps use :class:`RedisPubSub` with ``fanwire.pyview.attach``. See
 the README for a first app.
 """
 
@@ -13,6 +13,7 @@ from fanwire import _core, _coroutines
 from fanwire._core import (
     ClientMessage,
     ConnectionManager,
+    EventPublisher,
     MapView,
     MemoryPubSub,
     RedisPubSub,
@@ -47,6 +48,7 @@ __all__ = [
     "Connection",
     "ConnectionManager",
     "Error",
+    "EventPublisher",
     "MapView",
     "MemoryPubSub",
     "PubSubProvider",

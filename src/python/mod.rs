@@ -8,7 +8,9 @@ mod connections;
 mod coroutine;
 mod decode;
 mod encode;
+mod encode_line;
 mod errors;
+mod event_publisher;
 mod ffi;
 mod logging;
 mod manager;
@@ -38,6 +40,8 @@ mod _core {
     use pyo3::types::PyDict;
 
     #[pymodule_export]
+    use super::event_publisher::EventPublisher;
+    #[pymodule_export]
     use super::manager::{ConnectionManager, get_manager, init_manager};
     #[pymodule_export]
     use super::protocol::ClientMessage;
@@ -62,6 +66,7 @@ mod _core {
             .set_item("after_in_parent", wrap_pyfunction!(super::after_fork_in_parent, module)?)?;
         hooks.set_item("after_in_child", wrap_pyfunction!(super::after_fork_in_child, module)?)?;
         py.import("os")?.call_method("register_at_fork", (), Some(&hooks))?;
+        super::event_publisher::flush_at_exit(module)?;
         Ok(())
     }
 }

@@ -1,0 +1,383 @@
+//! Publishing from daemons and workers: a push never waits for the broker, whatever becomes of it.
+//!
+//! A push locks, puts the message into a bounded [`queue`], and wakes the task of [`sending`] only where
+//! that sleeps. The task belongs to a process and begins with its first push; after a fork the child
+//! starts with an empty queue and a task of its own, and what waited in the parent's is the parent's.
+//!
+//! Locks: only a thread that no fork can interrupt holds one, which is a thread that holds Python's GIL,
+//! or the I/O thread behind [`runtime::gate`]. Nobody waits for anything while holding one.
+
+pub mod queue;
+pub mod report;
+mod sending;
+pub mod shorten;
+
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::task::AbortHandle;
+
+use crate::config::{BrokerUrl, Limits};
+use crate::error::Error;
+use crate::journal::{Journal, Level};
+use crate::runtime;
+use crate::stats::EventStats;
+
+use self::queue::{Counts, Kind, Queue};
+use self::report::Missing;
+
+/// How long what waits may take to go out once a publisher is closed.
+pub const CLOSING: Duration = Duration::from_secs(2);
+
+/// Every publisher whose messages may still wait, for the end of the process.
+static ALL: Mutex<Vec<Weak<Core>>> = Mutex::new(Vec::new());
+
+/// Where messages go, and how many may wait.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The broker.
+    pub url: BrokerUrl,
+    /// Timeouts, and what may wait.
+    pub limits: Limits,
+    /// The channels' names.
+    pub channels: Channels,
+}
+
+/// The channels' names.
+#[derive(Clone, Debug)]
+pub struct Channels {
+    /// For log lines.
+    pub logs: Box<str>,
+    /// For events.
+    pub events: Box<str>,
+    /// For figures.
+    pub stats: Box<str>,
+}
+
+impl Channels {
+    fn of(&self, kind: Kind) -> &str {
+        match kind {
+            Kind::Log => &self.logs,
+            Kind::Stats => &self.stats,
+            Kind::Event => &self.events,
+        }
+    }
+}
+
+/// A publisher. Dropped without being closed, it lets go out what waits, for as long as closing may take.
+#[derive(Debug)]
+pub struct Publisher(Arc<Core>);
+
+/// What the publisher and its task share.
+#[derive(Debug)]
+struct Core {
+    settings: Settings,
+    inner: Mutex<Inner>,
+    stats: EventStats,
+    journal: Journal,
+    utc_offset_seconds: AtomicI32,
+}
+
+/// What belongs to one process.
+#[derive(Debug)]
+struct Inner {
+    generation: u64,
+    queue: Queue,
+    /// What the task is sending.
+    in_hand: Option<InHand>,
+    /// What the events channel is to be told.
+    missing: Missing,
+    /// When it was told last.
+    told: Option<Instant>,
+    /// All that were lost for whatever reason.
+    lost: u64,
+    waiters: Vec<Waiter>,
+    /// Wakes the task, where it sleeps.
+    sleeper: Option<Waker>,
+    /// Whether there is a task.
+    running: bool,
+    task: Option<AbortHandle>,
+    connected: bool,
+    closed: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct InHand {
+    /// The number of the oldest; None where the report goes alone.
+    first: Option<u64>,
+    counts: Counts,
+    bytes: usize,
+    report: Missing,
+}
+
+/// Somebody who waits until everything before a number is done with.
+#[derive(Debug)]
+struct Waiter {
+    before: u64,
+    lost: u64,
+    tell: SyncSender<bool>,
+}
+
+impl Inner {
+    fn new(limits: &Limits, closed: Option<Instant>) -> Self {
+        Self {
+            generation: runtime::generation(),
+            queue: Queue::new(limits.max_pending_messages, limits.max_pending_bytes),
+            in_hand: None,
+            missing: Missing::default(),
+            told: None,
+            lost: 0,
+            waiters: Vec::new(),
+            sleeper: None,
+            running: false,
+            task: None,
+            connected: false,
+            closed,
+        }
+    }
+
+    /// Notes what was dropped.
+    fn drop_counted(&mut self, dropped: Counts, stats: &EventStats) {
+        if dropped.total() == 0 {
+            return;
+        }
+        self.missing.dropped += dropped;
+        self.lost += dropped.total();
+        stats.logs_dropped.add(dropped.logs);
+        stats.stats_dropped.add(dropped.stats);
+        stats.events_dropped.add(dropped.events);
+        self.answer();
+    }
+
+    /// The oldest message that is not done with.
+    fn oldest(&self) -> Option<u64> {
+        self.in_hand.and_then(|in_hand| in_hand.first).or_else(|| self.queue.oldest())
+    }
+
+    /// Answers those whose messages are done with.
+    fn answer(&mut self) {
+        if self.waiters.is_empty() {
+            return;
+        }
+        let (oldest, lost) = (self.oldest(), self.lost);
+        self.waiters.retain(|waiter| {
+            let waits = oldest.is_some_and(|oldest| oldest < waiter.before);
+            if !waits {
+                let whole = waiter.lost == lost;
+                let _told_or_gone = waiter.tell.try_send(whole);
+            }
+            waits
+        });
+    }
+}
+
+/// What a push did besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// It was the first in this process.
+    pub began: bool,
+    /// Something was dropped, and nothing had been since the events channel was told.
+    pub overflowed: bool,
+}
+
+impl Publisher {
+    /// A publisher that has not connected.
+    pub fn new(settings: Settings) -> Self {
+        let inner = Mutex::new(Inner::new(&settings.limits, None));
+        let core = Arc::new(Core {
+            settings,
+            inner,
+            stats: EventStats::default(),
+            journal: Journal::default(),
+            utc_offset_seconds: AtomicI32::new(0),
+        });
+        let mut all = ALL.lock();
+        all.retain(|core| core.strong_count() > 0);
+        all.push(Arc::downgrade(&core));
+        Self(core)
+    }
+
+    /// Where it publishes, and its limits.
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> &EventStats {
+        &self.0.stats
+    }
+
+    /// Lines to log.
+    pub fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
+    /// Says how far local time is from UTC, for the timestamp of what the task says itself.
+    pub fn set_utc_offset(&self, seconds: i32) {
+        self.0.utc_offset_seconds.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Puts a message into the queue. The only error is that the publisher is closed.
+    pub fn push(&self, kind: Kind, payload: Vec<u8>) -> Result<Pushed, Error> {
+        let core = &self.0;
+        let (pushed, sleeper) = {
+            let mut inner = core.lock();
+            if inner.closed.is_some() {
+                return Err(Error::Stopped);
+            }
+            let dropped = inner.queue.push(kind, payload);
+            let overflowed = dropped.total() > 0 && inner.missing.dropped.total() == 0;
+            inner.drop_counted(dropped, &core.stats);
+            let began = !std::mem::replace(&mut inner.running, true);
+            (Pushed { began, overflowed }, inner.sleeper.take())
+        };
+        if let Some(sleeper) = sleeper {
+            sleeper.wake();
+        }
+        if pushed.began {
+            core.start();
+        }
+        Ok(pushed)
+    }
+
+    /// To wait until what is in the queue now has gone out.
+    pub fn flush(&self) -> Flush {
+        self.0.flush()
+    }
+
+    /// Takes no more messages. What waits may go out until [`Publisher::give_up`].
+    pub fn close(&self) -> Flush {
+        self.0.close();
+        self.0.flush()
+    }
+
+    /// Drops what still waits.
+    pub fn give_up(&self) {
+        let task = {
+            let mut inner = self.0.lock();
+            self.0.abandon(&mut inner);
+            inner.task.take()
+        };
+        if let Some(task) = task {
+            task.abort();
+        }
+    }
+
+    /// Whether it takes no more messages.
+    pub fn is_closed(&self) -> bool {
+        self.0.lock().closed.is_some()
+    }
+
+    /// Whether its task is connected.
+    pub fn is_connected(&self) -> bool {
+        self.0.lock().connected
+    }
+
+    /// Messages and bytes of payload that wait, those being sent included.
+    pub fn waiting(&self) -> (usize, usize) {
+        let inner = self.0.lock();
+        let (messages, bytes) = inner
+            .in_hand
+            .map_or((0, 0), |in_hand| (in_hand.counts.total(), in_hand.bytes));
+        let messages = usize::try_from(messages).unwrap_or(usize::MAX);
+        (inner.queue.len() + messages, inner.queue.bytes() + bytes)
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Core {
+    /// The state of this process.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        let mut inner = self.inner.lock();
+        if inner.generation != runtime::generation() {
+            let fresh = Inner::new(&self.settings.limits, inner.closed);
+            let Inner { waiters, sleeper, task, .. } = std::mem::replace(&mut *inner, fresh);
+            // Forgotten, not dropped: what these would wake are threads of the parent.
+            std::mem::forget((waiters, sleeper, task));
+        }
+        inner
+    }
+
+    fn start(self: &Arc<Self>) {
+        match runtime::spawn(sending::run(Arc::clone(self))) {
+            Ok(task) => self.lock().task = Some(task.abort_handle()),
+            Err(error) => {
+                self.lock().running = false;
+                self.stats.outages.add(1);
+                self.journal.add(Level::Error, format!("publishing events fails: {error}"));
+            }
+        }
+    }
+
+    fn flush(&self) -> Flush {
+        let (tell, told) = sync_channel(1);
+        let mut inner = self.lock();
+        let (before, lost) = (inner.queue.next(), inner.lost);
+        inner.waiters.push(Waiter { before, lost, tell });
+        inner.answer();
+        Flush(told)
+    }
+
+    fn close(&self) {
+        let sleeper = {
+            let mut inner = self.lock();
+            if inner.closed.is_none() {
+                inner.closed = Some(Instant::now());
+            }
+            inner.sleeper.take()
+        };
+        if let Some(sleeper) = sleeper {
+            sleeper.wake();
+        }
+    }
+
+    /// Drops what waits; nobody knows what becomes of what is being sent.
+    fn abandon(&self, inner: &mut Inner) {
+        self.lose_in_hand(inner);
+        let dropped = inner.queue.clear();
+        inner.drop_counted(dropped, &self.stats);
+        inner.missing = Missing::default();
+        inner.answer();
+    }
+
+    /// Counts what is being sent as neither come nor lost.
+    fn lose_in_hand(&self, inner: &mut Inner) {
+        let Some(in_hand) = inner.in_hand.take() else { return };
+        let unclear = in_hand.counts.total();
+        inner.missing.add(in_hand.report);
+        inner.missing.unclear += unclear;
+        inner.lost += unclear;
+        self.stats.unclear.add(unclear);
+        inner.answer();
+    }
+}
+
+/// Somebody's waiting for a publisher.
+#[derive(Debug)]
+pub struct Flush(Receiver<bool>);
+
+impl Flush {
+    /// Waits; None where the time is up first. Otherwise whether nothing was lost since the waiting began.
+    pub fn wait(&mut self, limit: Duration) -> Option<bool> {
+        match self.0.recv_timeout(limit) {
+            Ok(whole) => Some(whole),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(false),
+        }
+    }
+}
+
+/// To wait for everything that waits in any publisher of this process.
+pub fn flush_all() -> Vec<Flush> {
+    let all: Vec<Arc<Core>> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
+    all.iter().map(|core| core.flush()).collect()
+}

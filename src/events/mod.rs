@@ -118,6 +118,8 @@ struct InHand {
 #[derive(Debug)]
 struct Waiter {
     before: u64,
+    /// Whether it also waits until the events channel has been told of what is missing.
+    wants_told: bool,
     lost: u64,
     tell: SyncSender<bool>,
 }
@@ -164,8 +166,11 @@ impl Inner {
             return;
         }
         let (oldest, lost) = (self.oldest(), self.lost);
+        let tells = self.in_hand.is_some_and(|in_hand| !in_hand.report.is_none());
+        let owes = tells || !self.missing.is_none();
         self.waiters.retain(|waiter| {
-            let waits = oldest.is_some_and(|oldest| oldest < waiter.before);
+            let waits =
+                oldest.is_some_and(|oldest| oldest < waiter.before) || (waiter.wants_told && owes);
             if !waits {
                 let whole = waiter.lost == lost;
                 let _told_or_gone = waiter.tell.try_send(whole);
@@ -246,13 +251,13 @@ impl Publisher {
 
     /// To wait until what is in the queue now has gone out.
     pub fn flush(&self) -> Flush {
-        self.0.flush()
+        self.0.flush(false)
     }
 
     /// Takes no more messages. What waits may go out until [`Publisher::give_up`].
     pub fn close(&self) -> Flush {
         self.0.close();
-        self.0.flush()
+        self.0.flush(true)
     }
 
     /// Drops what still waits.
@@ -272,9 +277,10 @@ impl Publisher {
         self.0.lock().closed.is_some()
     }
 
-    /// Whether its task is connected.
+    /// Whether it is open, and its task connected.
     pub fn is_connected(&self) -> bool {
-        self.0.lock().connected
+        let inner = self.0.lock();
+        inner.connected && inner.closed.is_none()
     }
 
     /// Messages and bytes of payload that wait, those being sent included.
@@ -318,11 +324,11 @@ impl Core {
         }
     }
 
-    fn flush(&self) -> Flush {
+    fn flush(&self, wants_told: bool) -> Flush {
         let (tell, told) = sync_channel(1);
         let mut inner = self.lock();
         let (before, lost) = (inner.queue.next(), inner.lost);
-        inner.waiters.push(Waiter { before, lost, tell });
+        inner.waiters.push(Waiter { before, wants_told, lost, tell });
         inner.answer();
         Flush(told)
     }
@@ -347,6 +353,15 @@ impl Core {
         inner.drop_counted(dropped, &self.stats);
         inner.missing = Missing::default();
         inner.answer();
+        if dropped.total() > 0 {
+            let Counts { logs, stats, events } = dropped;
+            let text = format!(
+                "{}: closed before {logs} log lines, {stats} stats and {events} events could be \
+                 published",
+                self.settings.url.shown
+            );
+            self.journal.add(Level::Warning, text);
+        }
     }
 
     /// Counts what is being sent as neither come nor lost.
@@ -376,8 +391,38 @@ impl Flush {
     }
 }
 
-/// To wait for everything that waits in any publisher of this process.
-pub fn flush_all() -> Vec<Flush> {
-    let all: Vec<Arc<Core>> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
-    all.iter().map(|core| core.flush()).collect()
+/// A publisher of a process that ends.
+#[derive(Debug)]
+pub struct Ending {
+    core: Arc<Core>,
+    flush: Flush,
+}
+
+impl Ending {
+    /// Every publisher of this process.
+    pub fn all() -> Vec<Self> {
+        let all: Vec<Arc<Core>> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
+        let ending = all.into_iter().map(|core| Self { flush: core.flush(true), core });
+        ending.collect()
+    }
+
+    /// Waits for what waits.
+    pub fn wait(&mut self, limit: Duration) {
+        if self.flush.wait(limit).is_some() {
+            return;
+        }
+        let inner = self.core.lock();
+        let in_hand = inner.in_hand.map_or(0, |in_hand| in_hand.counts.total());
+        let text = format!(
+            "{}: the interpreter ends before {} messages could be published",
+            self.core.settings.url.shown,
+            inner.queue.len() as u64 + in_hand,
+        );
+        self.core.journal.add(Level::Warning, text);
+    }
+
+    /// Lines to log.
+    pub fn journal(&self) -> &Journal {
+        &self.core.journal
+    }
 }

@@ -274,25 +274,29 @@ fn jitter() -> f64 {
 /// Tells the beginning and the end of an outage once each.
 #[derive(Default)]
 struct Voice {
-    /// What was lost when the outage under way began.
-    down: Option<(Counts, u64)>,
+    /// Whether an outage is under way.
+    down: bool,
+    /// What had been lost when the broker took something last.
+    before: (Counts, u64),
     told_refusal: bool,
 }
 
 impl Voice {
     fn begin(&mut self, core: &Core, error: &Error) {
-        if self.down.is_some() {
+        if std::mem::replace(&mut self.down, true) {
             return;
         }
-        self.down = Some(lost(core));
         core.stats.outages.add(1);
         let text = format!("events and log lines cannot be published, and wait: {error}");
         core.journal.add(Level::Error, text);
     }
 
     fn end(&mut self, core: &Core) {
-        let Some((before, unclear)) = self.down.take() else { return };
-        let (after, still_unclear) = lost(core);
+        let (after, unclear) = lost(core);
+        let (before, unclear_before) = std::mem::replace(&mut self.before, (after, unclear));
+        if !std::mem::take(&mut self.down) {
+            return;
+        }
         let text = format!(
             "{}: events and log lines are published again; {} log lines, {} stats and {} events were \
              dropped, and of {} others nobody knows whether they came",
@@ -300,7 +304,7 @@ impl Voice {
             after.logs - before.logs,
             after.stats - before.stats,
             after.events - before.events,
-            still_unclear - unclear,
+            unclear - unclear_before,
         );
         core.journal.add(Level::Warning, text);
     }

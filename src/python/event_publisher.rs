@@ -16,7 +16,7 @@ use super::slot::Slot;
 use crate::config::{BrokerUrl, Limits};
 use crate::events::queue::Kind;
 use crate::events::shorten::LEAST;
-use crate::events::{CLOSING, Channels, Flush, Publisher, Settings, flush_all};
+use crate::events::{CLOSING, Channels, Ending, Flush, Publisher, Settings};
 use crate::journal::Level;
 use crate::runtime;
 
@@ -84,7 +84,7 @@ impl Inner {
     fn push(&self, py: Python<'_>, kind: Kind, payload: Vec<u8>) -> PyResult<()> {
         let pushed = self.publisher.push(kind, payload);
         let pushed = pushed.map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
-        if pushed.began && runtime::generation() > 0 {
+        if pushed.began {
             unraisable(py, flush_at_exit_of_child(py));
         }
         if pushed.overflowed {
@@ -414,8 +414,14 @@ pub fn flush_at_exit(module: &Bound<'_, PyModule>) -> PyResult<()> {
 }
 
 /// A child of multiprocessing, or of Celery's copy of it, ends without `atexit`. Its own hooks are empty
-/// after the fork, so this is called by the first that publishes in it.
+/// after the fork, so this is called by the first publisher that is used in it.
 fn flush_at_exit_of_child(py: Python<'_>) -> PyResult<()> {
+    /// One more than the fork generation in which it was called last.
+    static CALLED: AtomicU64 = AtomicU64::new(0);
+    let now = runtime::generation() + 1;
+    if CALLED.swap(now, Ordering::Relaxed) == now {
+        return Ok(());
+    }
     let modules = py.import("sys")?.getattr("modules")?;
     for name in ["multiprocessing.util", "billiard.util"] {
         let util = modules.call_method1("get", (name,))?;
@@ -437,9 +443,12 @@ fn at_exit(py: Python<'_>) {
     static SPENT_MILLIS: AtomicU64 = AtomicU64::new(0);
     let begun = Instant::now();
     let spent = Duration::from_millis(SPENT_MILLIS.load(Ordering::Relaxed));
-    for mut flush in flush_all() {
+    for mut publisher in Ending::all() {
         let left = AT_EXIT.saturating_sub(spent + begun.elapsed());
-        py.detach(|| flush.wait(left));
+        py.detach(|| publisher.wait(left));
+        if let Some(_busy) = Busy::enter() {
+            logging::drain(py, publisher.journal());
+        }
     }
     let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     SPENT_MILLIS.fetch_add(millis, Ordering::Relaxed);

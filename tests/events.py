@@ -69,15 +69,21 @@ class Outage:
 
     def __init__(self, server: RedisServer) -> None:
         self._client = server.client
+        assert server.acl_user is not None
         self._user = server.acl_user
 
     def begin(self) -> None:
-        self._client.execute_command("ACL", "SETUSER", self._user, "off")
-        # It counts the connections; none is fine, too.
-        self._client.execute_command("CLIENT", "KILL", "USER", self._user)
+        self._client.acl_setuser(self._user, enabled=False)
+        self.cut()
 
     def end(self) -> None:
-        self._client.execute_command("ACL", "SETUSER", self._user, "on")
+        self._client.acl_setuser(self._user, enabled=True)
+
+    def cut(self) -> None:
+        """Breaks the publisher's connections."""
+        self._client.execute_command(  # type: ignore[no-untyped-call]
+            "CLIENT", "KILL", "USER", self._user
+        )
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""What goes out is what ``orjson.dumps(value, default=str)`` makes of it, byte for byte, less its faults."""
+"""What goes out is what ``orjson.dumps(value, default=str)`` makes of it, byte for byte.
+
+Its faults are not copied: the tests leave out the values that show them.
+"""
 
 import collections
 import dataclasses
@@ -153,7 +156,7 @@ VALUES: list[Any] = [
     Inner(datetime(2026, 1, 1), ["t"]),
     Outer(uuid.UUID(int=1), Inner(datetime(2026, 1, 1), [])), Slotted("s", 1), Slotted("s"),
     Hidden(1, unknown={5}), HiddenSlots(1, unknown=b""), MoreSlots(1), Initialised(1),
-    Named("n"), Undecorated(1), Bare(), TREE,
+    Named(7), Undecorated(1), Bare(), TREE,
 ]  # fmt: skip
 REFUSED: list[Any] = [
     2**64, -(2**63) - 1, Whole(2**70), "\ud800", {"\ud800": 1}, {1: 1}, {None: 1}, {Text("k"): 1},
@@ -190,13 +193,13 @@ def check(wire: tuple[fanwire.EventPublisher, Tap], *values: Any) -> None:
         assert stats == b'{"timestamp":"t","value":' + expected + b"}"
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda value: f"{type(value).__name__}-{value!s:.20}")
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: f"{type(value).__name__}")
 def test_as_orjson(wire: tuple[fanwire.EventPublisher, Tap], value: Any) -> None:
     check(wire, value)
 
 
 @pytest.mark.parametrize(
-    "value", REFUSED, ids=lambda value: f"{type(value).__name__}-{ascii(value):.20}"
+    "value", REFUSED, ids=lambda value: f"{type(value).__name__}-{value!a:.20}"
 )
 def test_refused_as_by_orjson(wire: tuple[fanwire.EventPublisher, Tap], value: Any) -> None:
     with pytest.raises(TypeError):

@@ -1,4 +1,7 @@
-"""A broker that is down, stands still, comes and goes: nobody waits, and what is missing is told."""
+"""A broker that is down, stands still, comes and goes.
+
+Nobody waits for it, and what is missing is told.
+"""
 
 import itertools
 import threading
@@ -205,7 +208,7 @@ def test_a_connection_that_breaks_again_and_again(server: RedisServer, tap: Tap)
 
     def cut() -> None:
         while not done.wait(0.01):
-            server.client.execute_command("CLIENT", "KILL", "USER", "worker")
+            Outage(server).cut()
 
     cutting = threading.Thread(target=cut)
     cutting.start()

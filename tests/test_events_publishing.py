@@ -62,7 +62,10 @@ def test_the_payloads_are_those_of_the_replaced_code(make: Make, tap: Tap) -> No
     assert [channel for channel, _ in payloads] == ["logs", *["events"] * 3, *["stats"] * 2]
     started, ended, idle, stats, dated = (orjson.loads(payload) for _, payload in payloads[1:])
     assert list(started) == ["type", "timestamp", "data"]
-    assert (started["type"], started["data"]) == ("cycle_started", {"repo": "fan", "files": [1, 2.5]})
+    assert (started["type"], started["data"]) == (
+        "cycle_started",
+        {"repo": "fan", "files": [1, 2.5]},
+    )
     assert (ended["type"], ended["data"], idle["data"]) == ("cycle_ended", {}, {})
     assert list(stats) == ["timestamp", "done", "queue"]
     assert (stats["done"], stats["queue"]) == (7, {"waiting": 0})
@@ -71,9 +74,11 @@ def test_the_payloads_are_those_of_the_replaced_code(make: Make, tap: Tap) -> No
 
 
 def test_the_channels(make: Make, redis_server: RedisServer, unique: Unique) -> None:
-    assert fanwire.EventPublisher.CHANNEL_LOGS == "codeworm:logs"
-    assert fanwire.EventPublisher.CHANNEL_EVENTS == "codeworm:events"
-    assert fanwire.EventPublisher.CHANNEL_STATS == "codeworm:stats"
+    def channels(of: Any) -> list[str]:
+        return [of.CHANNEL_LOGS, of.CHANNEL_EVENTS, of.CHANNEL_STATS]
+
+    standard = ["codeworm:logs", "codeworm:events", "codeworm:stats"]
+    assert channels(fanwire.EventPublisher) == channels(make()) == standard
 
     class Own(fanwire.EventPublisher):
         CHANNEL_LOGS = unique("own") + ":logs"
@@ -81,9 +86,8 @@ def test_the_channels(make: Make, redis_server: RedisServer, unique: Unique) -> 
         CHANNEL_STATS = unique("own") + ":stats"
 
     named = make(namespace=unique("named"))
-    assert named.CHANNEL_EVENTS == unique("named") + ":events"
-    assert fanwire.EventPublisher.CHANNEL_EVENTS == "codeworm:events"
-    assert make().CHANNEL_LOGS == "codeworm:logs"
+    assert channels(named) == [f"{unique('named')}:{name}" for name in ("logs", "events", "stats")]
+    assert channels(fanwire.EventPublisher) == standard
     with Own(redis_server.url) as own:
         for publisher, namespace in ((named, unique("named")), (own, unique("own"))):
             tap = Tap(redis_server, namespace)
@@ -171,9 +175,10 @@ def test_closing_lets_out_what_waits(make: Make, tap: Tap) -> None:
     assert [line["n"] for line in tap.logs()] == list(range(500))
     assert publisher.closed and not publisher.stats()["connected"]
     publisher.close()
-    for publish in (lambda: publisher.publish_event("e"), lambda: publisher.publish_stats({})):
-        with pytest.raises(RuntimeError, match="closed"):
-            publish()
+    with pytest.raises(RuntimeError, match="closed"):
+        publisher.publish_event("e")
+    with pytest.raises(RuntimeError, match="closed"):
+        publisher.publish_stats({})
     publisher.publish_log({"event": "late"})
     publisher.publish_log({"event": "later"})
     assert publisher.stats()["after_close"] == 2
@@ -182,9 +187,16 @@ def test_closing_lets_out_what_waits(make: Make, tap: Tap) -> None:
 
 
 def test_as_a_context_manager(make: Make, tap: Tap) -> None:
-    with pytest.raises(LookupError), make() as publisher:
-        publisher.publish_event("begun")
-        raise LookupError
+    publisher = make()
+
+    def work() -> None:
+        with publisher as entered:
+            assert entered is publisher
+            publisher.publish_event("begun")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        work()
     assert publisher.closed
     assert [message["type"] for _, message in tap.messages()] == ["begun"]
 

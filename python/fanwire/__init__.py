@@ -1,8 +1,8 @@
 """Live progress and topic messages across the instances of a Python web app, from a Rust core.
 
 FastAPI apps use :class:`ConnectionManager` and :class:`UploadProgressPublisher`; a worker process
-uses the publisher alone, and a daemon :class:`EventPublisher`. PyView apps use :class:`RedisPubSub` with ``fanwire.pyview.attach``. See
-the README for a first app.
+uses the publisher alone, and a daemon :class:`EventPublisher`. PyView apps use
+:class:`RedisPubSub` with ``fanwire.pyview.attach``. See the README for a first app.
 """
 
 import warnings
@@ -29,13 +29,14 @@ from fanwire.errors import BrokerError, BrokerTimeoutError, ConfigError, Error, 
 from fanwire.types import Connection, PubSubProvider, TopicHandler
 
 if TYPE_CHECKING:
+    from fanwire import events as events
     from fanwire import pyview as pyview
 else:
 
     def __getattr__(name: str) -> object:
-        """``fanwire.pyview`` is imported when it is asked for: not everybody has PyView."""
-        if name == "pyview":
-            return import_module("fanwire.pyview")
+        """These are imported when they are asked for: not everybody has PyView, or logs."""
+        if name in ("events", "pyview"):
+            return import_module(f"fanwire.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

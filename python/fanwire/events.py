@@ -89,7 +89,7 @@ class RedisLogHandler(logging.Handler):
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Publish a record that the filters let through."""
-        passed = self.filter(record)
+        passed: object = self.filter(record)
         if isinstance(passed, logging.LogRecord):  # from Python 3.12 on a filter may replace it
             record = passed
         if passed:

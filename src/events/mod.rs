@@ -98,6 +98,8 @@ struct Inner {
     waiters: Vec<Waiter>,
     /// Wakes the task, where it sleeps.
     sleeper: Option<Waker>,
+    /// Whether the task looks after log lines and stats by itself, while they are few.
+    dozes: bool,
     /// Whether there is a task.
     running: bool,
     task: Option<AbortHandle>,
@@ -135,6 +137,7 @@ impl Inner {
             lost: 0,
             waiters: Vec::new(),
             sleeper: None,
+            dozes: false,
             running: false,
             task: None,
             connected: false,
@@ -238,7 +241,8 @@ impl Publisher {
             let overflowed = dropped.total() > 0 && inner.missing.dropped.total() == 0;
             inner.drop_counted(dropped, &core.stats);
             let began = !std::mem::replace(&mut inner.running, true);
-            (Pushed { began, overflowed }, inner.sleeper.take())
+            let wakes = !inner.dozes || kind == Kind::Event || inner.queue.is_half_full();
+            (Pushed { began, overflowed }, if wakes { inner.sleeper.take() } else { None })
         };
         if let Some(sleeper) = sleeper {
             sleeper.wake();
@@ -286,9 +290,8 @@ impl Publisher {
     /// Messages and bytes of payload that wait, those being sent included.
     pub fn waiting(&self) -> (usize, usize) {
         let inner = self.0.lock();
-        let (messages, bytes) = inner
-            .in_hand
-            .map_or((0, 0), |in_hand| (in_hand.counts.total(), in_hand.bytes));
+        let (messages, bytes) =
+            inner.in_hand.map_or((0, 0), |in_hand| (in_hand.counts.total(), in_hand.bytes));
         let messages = usize::try_from(messages).unwrap_or(usize::MAX);
         (inner.queue.len() + messages, inner.queue.bytes() + bytes)
     }
@@ -330,6 +333,11 @@ impl Core {
         let (before, lost) = (inner.queue.next(), inner.lost);
         inner.waiters.push(Waiter { before, wants_told, lost, tell });
         inner.answer();
+        let sleeper = inner.sleeper.take();
+        drop(inner);
+        if let Some(sleeper) = sleeper {
+            sleeper.wake();
+        }
         Flush(told)
     }
 
@@ -424,5 +432,95 @@ impl Ending {
     /// Lines to log.
     pub fn journal(&self) -> &Journal {
         &self.core.journal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Heard, Listening};
+
+    fn publisher(url: &str, name: &str, max_pending_messages: usize) -> Publisher {
+        let limits = Limits { max_pending_messages, ..Limits::default() };
+        let channel = |kind: &str| format!("{name}:{kind}").into();
+        let channels =
+            Channels { logs: channel("logs"), events: channel("events"), stats: channel("stats") };
+        Publisher::new(Settings { url: BrokerUrl::parse(url).unwrap(), limits, channels })
+    }
+
+    async fn heard(listening: &mut Listening, count: usize) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        while found.len() < count {
+            let mut ear = |heard: Heard<'_>| {
+                if let Heard::Matching(messages) = heard {
+                    found.extend(messages.iter().map(|message| {
+                        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                        (text(message.channel), text(message.payload))
+                    }));
+                }
+            };
+            listening.next(&mut ear).await.unwrap();
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn messages_arrive_in_order_on_their_channels() {
+        let (url, limits) = (BrokerUrl::parse("memory://").unwrap(), Limits::default());
+        let mut listening = Listening::connect(&url, &limits, &["order:*"]).await.unwrap();
+        let publisher = publisher("memory://", "order", 10_000);
+        let mut expected = Vec::new();
+        for number in 0..3000 {
+            let kind = [Kind::Log, Kind::Stats, Kind::Event][number % 3];
+            let pushed = publisher.push(kind, number.to_string().into()).unwrap();
+            assert_eq!(pushed, Pushed { began: number == 0, overflowed: false });
+            expected.push((publisher.settings().channels.of(kind).to_owned(), number.to_string()));
+        }
+        drop(publisher); // what waits goes out all the same
+        assert_eq!(heard(&mut listening, expected.len()).await, expected);
+    }
+
+    #[test]
+    fn without_a_broker_it_waits_drops_and_gives_up() {
+        let publisher = publisher("redis://127.0.0.1:1", "nowhere", 3);
+        let mut flush = publisher.flush();
+        assert_eq!(flush.wait(Duration::ZERO), Some(true), "nothing waits");
+        for number in 0..5 {
+            let pushed = publisher.push(Kind::Log, vec![b'x'; 10]).unwrap();
+            assert_eq!(pushed.overflowed, number == 3);
+        }
+        let mut flush = publisher.flush();
+        assert_eq!(flush.wait(Duration::ZERO), None);
+        publisher.push(Kind::Event, vec![b'y']).unwrap();
+        assert_eq!((publisher.waiting(), publisher.is_connected()), ((3, 21), false));
+        let mut closing = publisher.close();
+        assert_eq!(closing.wait(Duration::ZERO), None);
+        assert!(publisher.push(Kind::Log, Vec::new()).is_err());
+        publisher.give_up();
+        assert_eq!(
+            (flush.wait(Duration::ZERO), closing.wait(Duration::ZERO)),
+            (Some(false), Some(false))
+        );
+        let stats = publisher.stats();
+        assert_eq!((stats.logs_dropped.get(), stats.events_dropped.get()), (5, 1));
+        assert_eq!(publisher.waiting(), (0, 0));
+        let lines = publisher.journal().drain();
+        assert!(
+            lines.last().unwrap().text.contains("closed before 2 log lines, 0 stats and 1 events")
+        );
+    }
+
+    #[test]
+    fn a_process_that_ends_waits_for_all_of_them_and_tells_what_is_left() {
+        let publisher = publisher("redis://127.0.0.1:1", "ending", 10);
+        publisher.push(Kind::Event, vec![b'y']).unwrap();
+        let mut ending = Ending::all();
+        let mine =
+            ending.iter_mut().find(|ending| Arc::ptr_eq(&ending.core, &publisher.0)).unwrap();
+        mine.wait(Duration::ZERO);
+        let lines = mine.journal().drain();
+        assert!(
+            lines.iter().any(|line| line.text.contains("before 1 messages could be published"))
+        );
     }
 }

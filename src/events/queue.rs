@@ -152,7 +152,10 @@ impl Queue {
     /// Takes everything, and counts it.
     pub fn clear(&mut self) -> Counts {
         let mut counts = Counts::default();
-        self.lines.drain(..).chain(self.events.drain(..)).for_each(|entry| counts.count(entry.kind));
+        self.lines
+            .drain(..)
+            .chain(self.events.drain(..))
+            .for_each(|entry| counts.count(entry.kind));
         self.bytes = 0;
         counts
     }
@@ -176,6 +179,11 @@ impl Queue {
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty() && self.events.is_empty()
+    }
+
+    /// Whether half of what may wait does.
+    pub fn is_half_full(&self) -> bool {
+        self.len() * 2 >= self.max_messages || self.bytes * 2 >= self.max_bytes
     }
 
     /// Bytes of payload that wait.
@@ -209,7 +217,11 @@ mod tests {
         assert_eq!(push(&mut queue, Kind::Log, "l2"), (0, 1, 0));
         assert_eq!(push(&mut queue, Kind::Event, "e3"), (1, 0, 0));
         assert_eq!(push(&mut queue, Kind::Log, "l3"), (1, 0, 0), "an event does not make room");
-        assert_eq!(push(&mut queue, Kind::Event, "e4"), (0, 0, 1), "but where nothing else is left");
+        assert_eq!(
+            push(&mut queue, Kind::Event, "e4"),
+            (0, 0, 1),
+            "but where nothing else is left"
+        );
         assert_eq!(queue.oldest(), Some(3));
         assert_eq!(texts(&queue.take(9, 100)), ["e2", "e3", "e4"]);
         assert!(queue.is_empty() && queue.bytes() == 0 && queue.oldest().is_none());

@@ -76,7 +76,8 @@ fn share(mut lengths: Vec<usize>, mut room: usize) -> usize {
 
 /// Appends the beginning of a value as a string of at most `limit` bytes.
 fn cut(value: &str, limit: usize, line: &mut String) {
-    let text = if value.starts_with('"') { serde_json::from_str::<String>(value).ok() } else { None };
+    let text =
+        if value.starts_with('"') { serde_json::from_str::<String>(value).ok() } else { None };
     let text = text.as_deref().unwrap_or(value);
     let mut room = limit.saturating_sub(2 + ELLIPSIS.len_utf8());
     let mut end = 0;

@@ -241,13 +241,19 @@ fn encode_other(value: &Bound<'_, PyAny>, out: &mut Out, depth: usize) -> Encode
         return text(&moment(value)?, out);
     }
     if value.is_exact_instance_of::<PyDate>() {
-        return text(value.call_method0(intern!(py, "isoformat"))?.cast().map_err(PyErr::from)?, out);
+        return text(
+            value.call_method0(intern!(py, "isoformat"))?.cast().map_err(PyErr::from)?,
+            out,
+        );
     }
     if value.is_exact_instance_of::<PyTime>() {
         if !value.getattr(intern!(py, "tzinfo"))?.is_none() {
             return Err(unfit("a datetime.time must have no tzinfo"));
         }
-        return text(value.call_method0(intern!(py, "isoformat"))?.cast().map_err(PyErr::from)?, out);
+        return text(
+            value.call_method0(intern!(py, "isoformat"))?.cast().map_err(PyErr::from)?,
+            out,
+        );
     }
     if value.is_instance(class(py, &ENUM, "enum", "Enum")?)? {
         deeper(depth)?;
@@ -342,7 +348,8 @@ fn encode_dataclass(
     deeper(depth)?;
     let attributes = PyDict::new(py);
     let own = value.getattr_opt(intern!(py, "__dict__"))?;
-    if let Some(own) = own.filter(|_| !of_class.contains(intern!(py, "__slots__")).unwrap_or(true)) {
+    if let Some(own) = own.filter(|_| !of_class.contains(intern!(py, "__slots__")).unwrap_or(true))
+    {
         attributes.update(own.cast().map_err(PyErr::from)?)?;
     } else {
         let fields = of_class.get_item(intern!(py, "__dataclass_fields__"))?;
@@ -357,7 +364,8 @@ fn encode_dataclass(
     let mut is_first = true;
     out.bytes.push(b'{');
     for (name, attribute) in attributes.iter() {
-        if name.cast::<PyString>().is_ok_and(|name| name.to_str().is_ok_and(|n| n.starts_with('_'))) {
+        if name.cast::<PyString>().is_ok_and(|name| name.to_str().is_ok_and(|n| n.starts_with('_')))
+        {
             continue;
         }
         if !std::mem::take(&mut is_first) {

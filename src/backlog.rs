@@ -105,7 +105,6 @@ impl Backlog {
         } else {
             let size = item.outgoing.payload.len();
             if let Err(error) = self.make_room(size, answers) {
-                self.keeping.stats.publish_refused.add(1);
                 answers.extend(item.reply.take().map(|reply| (reply, Err(error.clone()))));
                 return Err(error);
             }
@@ -269,4 +268,116 @@ impl Backlog {
 /// For whoever still waits for a message that is dropped.
 fn stopped() -> Result<Receipt, Error> {
     Err(Error::Stopped)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::coalesce::Rule;
+    use crate::message::Record;
+
+    fn backlog(messages: usize, bytes: usize) -> Backlog {
+        let limits = OutageLimits { messages, bytes, time: Duration::from_secs(60) };
+        let coalescer = Arc::new(Coalescer::new(&[Rule::of_uploads()]).unwrap());
+        Backlog::new(Arc::new(Keeping { limits, coalescer, stats: Arc::default() }))
+    }
+
+    fn item(keeping: &Keeping, upload: &str, text: &str) -> Item {
+        let mut outgoing = Outgoing::new(format!("upload:{upload}").into(), text.to_owned().into());
+        keeping.classify(&mut outgoing);
+        Item { outgoing, reply: None }
+    }
+
+    fn progress(number: u32) -> String {
+        format!(r#"{{"action":"upload_progress","n":"{number:03}"}}"#)
+    }
+
+    fn other(number: u32) -> String {
+        format!(r#"{{"action":"other_thing____","n":"{number:03}"}}"#)
+    }
+
+    fn push(backlog: &mut Backlog, upload: &str, text: &str) -> bool {
+        let item = item(&Arc::clone(&backlog.keeping), upload, text);
+        backlog.push(item, &mut Answers::new()).is_ok()
+    }
+
+    fn texts(items: Vec<Item>) -> Vec<String> {
+        let text = |item: Item| String::from_utf8(item.outgoing.payload.to_vec()).unwrap();
+        items.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn newer_progress_takes_the_place_of_older_unless_something_came_between() {
+        let mut waits = backlog(100, 10_000);
+        for text in [progress(1), progress(2), other(3), progress(4), progress(5)] {
+            assert!(push(&mut waits, "a", &text));
+            assert!(push(&mut waits, "b", &progress(9)));
+        }
+        assert_eq!(waits.keeping.stats.publish_coalesced.get(), 6);
+        let left = [progress(2), progress(9), other(3), progress(5)];
+        assert_eq!(texts(waits.take(10, 10_000)), left);
+        assert!(waits.is_empty() && waits.bytes() == 0 && waits.last.is_empty());
+        assert!(push(&mut waits, "a", &progress(6)), "what is under way is not overwritten");
+        assert_eq!(waits.len(), 1);
+    }
+
+    #[test]
+    fn the_oldest_progress_makes_room_and_nothing_else_does() {
+        let size = progress(0).len();
+        for (messages, bytes) in [(3, 10_000), (100, 3 * size)] {
+            let mut waits = backlog(messages, bytes);
+            for (upload, text) in [("a", other(1)), ("b", progress(2)), ("c", progress(3))] {
+                assert!(push(&mut waits, upload, &text));
+            }
+            assert!(push(&mut waits, "d", &other(4)));
+            assert!(push(&mut waits, "e", &other(5)));
+            assert!(!push(&mut waits, "f", &other(6)));
+            assert_eq!(waits.keeping.stats.publish_dropped.get(), 2);
+            assert_eq!(texts(waits.take(10, 10_000)), [other(1), other(4), other(5)]);
+        }
+    }
+
+    #[test]
+    fn what_comes_back_stands_in_front() {
+        let mut waits = backlog(4, 10_000);
+        for number in 4..7 {
+            assert!(push(&mut waits, "a", &other(number)));
+        }
+        let keeping = Arc::clone(&waits.keeping);
+        let back = (1..4).map(|number| item(&keeping, "a", &other(number))).collect();
+        waits.put_back(back, &mut Answers::new());
+        let left: Vec<String> = (1..5).map(other).collect();
+        assert_eq!(texts(waits.take(10, 10_000)), left, "and the newest is too much");
+    }
+
+    #[test]
+    fn of_what_is_unclear_one_of_each_upload_is_taken_at_a_time() {
+        let mut waits = backlog(10, 10_000);
+        let unclear = |upload: &str, number| {
+            let record = Record { unclear: true, number, ..Record::new(upload, false) };
+            let mut outgoing = Outgoing::new(upload.into(), number.to_string().into());
+            outgoing.record = Some(Box::new(record));
+            Item { outgoing, reply: None }
+        };
+        let back = vec![unclear("a", 1), unclear("b", 2), unclear("a", 3)];
+        waits.put_back(back, &mut Answers::new());
+        assert!(push(&mut waits, "a", &other(4)));
+        assert_eq!(texts(waits.take(10, 10_000)), ["1", "2"]);
+        assert_eq!(texts(waits.take(10, 10_000)), ["3"]);
+        assert_eq!(waits.take(10, 10_000).len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_too_old_goes() {
+        let mut waits = backlog(10, 10_000);
+        assert!(push(&mut waits, "a", &progress(1)) && push(&mut waits, "a", &other(2)));
+        tokio::time::advance(Duration::from_secs(40)).await;
+        assert!(push(&mut waits, "a", &other(3)));
+        tokio::time::advance(Duration::from_secs(21)).await;
+        waits.expire(&mut Answers::new());
+        assert_eq!(waits.keeping.stats.publish_expired.get(), 2);
+        assert_eq!(texts(waits.take(10, 10_000)), [other(3)]);
+    }
 }

@@ -9,6 +9,7 @@
 //!   |-- supervise   the listener's task: connect, read, route, reconnect
 //!   |-- publish     the publisher's task: outbox -> broker -> replies
 //!   |-- outbox      what waits to be published; backlog: what waits for the broker to come back
+//!   |-- recording   what is recorded of an upload
 //!   |-- broker/     one contract; memory/{mod,history},
 //!   |               redis/{connect,link,history,listening,resp}
 //! router        who is a message for, and into their lanes; sessions: the same for topics
@@ -50,6 +51,7 @@ pub mod protocol;
 pub mod publish;
 mod queue;
 pub mod reading;
+pub mod recording;
 pub mod recovering;
 pub mod recovery;
 pub mod registry;

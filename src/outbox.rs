@@ -109,8 +109,10 @@ impl Outbox {
         let mut inner = self.inner.lock();
         if inner.down {
             drop(inner);
-            // Whoever waits is answered; who does not sees the counters.
-            let _kept = self.keep(item);
+            // Whoever waits is answered; here it is only counted.
+            if let (Err(_), Some(keeping)) = (self.keep(item), &self.keeping) {
+                keeping.stats.publish_refused.add(1);
+            }
             return false;
         }
         let alone = inner.queue.is_empty() && inner.in_hand == 0 && inner.last <= 1;
@@ -199,11 +201,15 @@ impl Outbox {
         let backlog = inner.backlog.get_or_insert_with(fresh);
         backlog.put_back(back.into_iter().map(classified).collect(), &mut answers);
         for item in inner.queue.drain(..) {
-            // What is refused is among the answers, and counted.
-            let _refused = backlog.push(classified(item), &mut answers);
+            if backlog.push(classified(item), &mut answers).is_err() {
+                keeping.stats.publish_refused.add(1);
+            }
         }
         backlog.expire(&mut answers);
         backlog.answer(&mut answers);
+        if backlog.is_empty() {
+            self.emptied.notify_waiters();
+        }
         answers
     }
 
@@ -252,6 +258,7 @@ impl Outbox {
                 let _gate = crate::runtime::gate();
                 let mut inner = self.inner.lock();
                 if let Some(backlog) = &mut inner.backlog {
+                    backlog.expire(&mut Answers::new()); // nobody waits for what is kept
                     let batch = backlog.take(most, bytes);
                     if !batch.is_empty() {
                         let size: usize =

@@ -59,29 +59,28 @@ pub async fn run(job: Job) {
         voice: Voice::default(),
     };
     loop {
-        if sender.link.as_ref().is_none_or(Link::is_lost) {
-            sender.link = None;
+        if sender.attempt > 0 {
+            // In an outage nothing is taken out before there is somebody to take it: what waits in the
+            // outbox can still be coalesced.
             if !job.outbox.due().await {
                 return;
             }
-            match sender.connect(&job).await {
-                Ok(link) => sender.link = Some(link),
-                Err(error)
-                    if job.outbox.keeps() && (!error.is_permanent() || sender.attempt > 0) =>
-                {
-                    sender.hold(&job, Vec::new(), &error).await;
-                    continue;
-                }
-                Err(error) => {
-                    let Some(batch) = job.outbox.next(BATCH, BATCH_BYTES).await else { return };
-                    let failed = |item: Item| (item, Fate::Failed(error.clone()));
-                    sender.settle(&job, batch.into_iter().map(failed).collect());
-                    continue;
-                }
+            if let Err(error) = sender.connect(&job).await {
+                sender.hold(&job, Vec::new(), &error).await;
+                continue;
             }
         }
         let Some(batch) = job.outbox.next(BATCH, BATCH_BYTES).await else { return };
-        let fates = sender.send(&job, batch).await;
+        let fates = match sender.connect(&job).await {
+            Ok(()) => sender.send(&job, batch).await,
+            Err(error) => {
+                let fate = |error| match sender.attempt {
+                    0 if Error::is_permanent(&error) => Fate::Failed(error),
+                    _ => Fate::NotSent(error),
+                };
+                batch.into_iter().map(|item| (item, fate(error.clone()))).collect()
+            }
+        };
         if let Some((back, error)) = sender.settle(&job, fates) {
             sender.hold(&job, back, &error).await;
         }
@@ -113,7 +112,12 @@ struct Sender {
 }
 
 impl Sender {
-    async fn connect(&mut self, job: &Job) -> Result<Link, Error> {
+    /// Has a connection made, unless there is one that is not known to be gone.
+    async fn connect(&mut self, job: &Job) -> Result<(), Error> {
+        if self.link.as_ref().is_some_and(|link| !link.is_lost()) {
+            return Ok(());
+        }
+        self.link = None;
         if let Some((until, error)) = &self.rest_until
             && Instant::now() < *until
         {
@@ -126,7 +130,8 @@ impl Sender {
             }
             _ => None,
         };
-        attempt
+        self.link = Some(attempt?);
+        Ok(())
     }
 
     /// Sends a batch. What the broker wants to be asked again is sent again, behind the others.
@@ -353,7 +358,8 @@ impl Voice {
         let Some(before) = self.down.take() else { return };
         let now = Before::now(&job.stats);
         let text = format!(
-            "{}: publishing works again; {} messages waited, {} of them were coalesced, {} expired and {}              were dropped, and {} others have failed",
+            "{}: publishing works again; {} messages waited, {} of them were coalesced, {} expired and {} \
+             were dropped, and {} others have failed",
             job.url.shown,
             now.queued - before.queued,
             now.coalesced - before.coalesced,

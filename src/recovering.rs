@@ -14,6 +14,9 @@ use crate::post::LoopMailbox;
 use crate::recovery::{Found, TrackId, Turn, Want};
 use crate::router::{Inner, Router};
 
+const OFF: u8 = 1;
+const ON: u8 = 2;
+
 /// What a subscription is to begin with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
@@ -26,12 +29,13 @@ pub struct Wish {
 impl Router {
     /// Whether messages are expected to carry positions.
     pub fn recovers(&self) -> bool {
-        self.recovers.load(Ordering::Acquire)
+        self.recovers.load(Ordering::Acquire) == ON
     }
 
     /// Says whether the listener of this router keeps a history.
     pub fn recover(&self, on: bool) {
-        if self.recovers.swap(on, Ordering::AcqRel) == on {
+        let mode = if on { ON } else { OFF };
+        if self.recovers.swap(mode, Ordering::AcqRel) == mode {
             return;
         }
         let mut inner = self.inner.lock();
@@ -57,9 +61,11 @@ impl Router {
     pub fn subscribe_with(&self, user_id: &str, upload_id: &str, wish: Wish) {
         let mut inner = self.inner.lock();
         inner.registry.subscribe(user_id, upload_id);
-        if !inner.recovery.is_on() {
+        // Before a listener has said whether there is a history, only what is asked for is noted.
+        if inner.recovery.is_off() || (wish == Wish::default() && !inner.recovery.is_on()) {
             return;
         }
+        inner.registry.note_forgotten(true);
         let Some(upload) = inner.registry.upload(upload_id.as_bytes()) else { return };
         let mut lanes: SmallVec<[u32; 8]> = SmallVec::new();
         inner.registry.lanes_of_user(user_id.as_bytes(), |lane| lanes.push(lane));
@@ -226,13 +232,20 @@ impl Inner {
         due
     }
 
-    /// A user's connection is about to leave.
-    pub(crate) fn leave_tracks(&mut self, user: u32, lane: u32) {
-        if self.recovery.is_on() {
-            for upload in self.registry.uploads_at(user) {
-                self.recovery.leave(upload, lane);
+    /// A lane does not watch these uploads any more, unless for another user.
+    pub(crate) fn leave_tracks(&mut self, uploads: &[u32], lane: u32) {
+        for upload in uploads {
+            let mut watches = false;
+            self.registry.lanes_of_upload_at(*upload, |other| watches |= other == lane);
+            if !watches {
+                self.recovery.leave(*upload, lane);
             }
         }
+    }
+
+    /// The uploads of a user for whose places a lane counts.
+    pub(crate) fn tracks_of(&self, user: u32) -> Vec<u32> {
+        if self.recovery.is_used() { self.registry.uploads_at(user) } else { Vec::new() }
     }
 
     /// Uploads that nobody watches any more have no track.

@@ -184,10 +184,20 @@ pub struct Arrival {
     pub gap: bool,
 }
 
+/// Whether there is a history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Mode {
+    /// No listener has said so yet: what is wanted is remembered.
+    #[default]
+    Unknown,
+    Off,
+    On,
+}
+
 /// The tracks of a router.
 #[derive(Debug, Default)]
 pub struct Recovery {
-    on: bool,
+    mode: Mode,
     tracks: HashMap<u32, Track, RandomState>,
     due: VecDeque<TrackId>,
     serial: u64,
@@ -198,17 +208,31 @@ pub struct Recovery {
 impl Recovery {
     /// Whether messages may carry positions.
     pub fn is_on(&self) -> bool {
-        self.on
+        self.mode == Mode::On
+    }
+
+    /// Whether a listener said that there is no history.
+    pub fn is_off(&self) -> bool {
+        self.mode == Mode::Off
+    }
+
+    /// Whether there may be places.
+    pub fn is_used(&self) -> bool {
+        self.is_on() || !self.tracks.is_empty()
     }
 
     /// Turns it on or off; off, nothing is known any more.
     pub fn set(&mut self, on: bool) {
-        self.on = on;
-        if !on {
-            self.tracks = HashMap::default();
-            self.due = VecDeque::new();
-            self.lagging = Vec::new();
+        if on {
+            self.mode = Mode::On;
+        } else {
+            *self = Self { mode: Mode::Off, serial: self.serial, ..Self::default() };
         }
+    }
+
+    /// Nobody is connected any more.
+    pub fn clear(&mut self) {
+        *self = Self { mode: self.mode, serial: self.serial, ..Self::default() };
     }
 
     /// Nobody watches the upload any more.

@@ -251,7 +251,9 @@ impl Registry {
 
     /// Whether uploads whose last watcher leaves are to be remembered.
     pub(crate) fn note_forgotten(&mut self, on: bool) {
-        self.forgotten = on.then(Vec::new);
+        if on != self.forgotten.is_some() {
+            self.forgotten = on.then(Vec::new);
+        }
     }
 
     /// The uploads whose last watcher has left since the last call.

@@ -5,7 +5,7 @@
 //! checked, or while a bell is rung. Lock order: router, then mailbox.
 
 use std::any::Any;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -88,8 +88,8 @@ pub struct Router {
     pub stats: DeliveryStats,
     /// How deliveries are spread in time.
     pub spread: DeliverySpread,
-    /// Whether messages are expected to carry positions.
-    pub(crate) recovers: AtomicBool,
+    /// Whether messages are expected to carry positions, if that is known.
+    pub(crate) recovers: AtomicU8,
     /// Rung when a read of the history is due.
     pub(crate) reads: Notify,
     owner: OnceLock<Weak<dyn Any + Send + Sync>>,
@@ -116,7 +116,7 @@ impl Router {
     pub fn with_channels(policy: Policy, channels: Option<Channels>) -> Arc<Self> {
         let (inner, stats, owner) = (Mutex::default(), DeliveryStats::default(), OnceLock::new());
         let spread = DeliverySpread::default();
-        let (recovers, reads) = (AtomicBool::new(false), Notify::new());
+        let (recovers, reads) = (AtomicU8::new(0), Notify::new());
         Arc::new(Self { inner, policy, channels, stats, spread, recovers, reads, owner })
     }
 
@@ -166,11 +166,13 @@ impl Router {
     pub fn disconnect(&self, user_id: &str, id: Option<LaneId>) -> bool {
         let mut inner = self.inner.lock();
         let id = id.filter(|id| inner.lanes.get(*id).is_some());
-        if let (Some(user), Some(id)) = (inner.registry.user(user_id), id) {
-            inner.leave_tracks(user, id.index);
-        }
+        let watched =
+            inner.registry.user(user_id).map_or_else(Vec::new, |user| inner.tracks_of(user));
         let user = inner.registry.disconnect(user_id, id.map(|id| id.index));
         inner.forget_tracks();
+        if let Some(id) = id {
+            inner.leave_tracks(&watched, id.index);
+        }
         let (Some(user), Some(id)) = (user, id) else { return false };
         let Some(lane) = inner.lanes.get(id) else { return false };
         lane.users.remove(user);
@@ -200,9 +202,8 @@ impl Router {
     pub fn close_all(&self) -> Vec<LaneId> {
         let mut inner = self.inner.lock();
         inner.registry = Registry::default();
+        inner.recovery.clear();
         let recovers = inner.recovery.is_on();
-        inner.recovery = Recovery::default();
-        inner.recovery.set(recovers);
         inner.registry.note_forgotten(recovers);
         let open = inner.lanes.all_open();
         let queues: Vec<_> = open.iter().map(|id| inner.lanes.free(id.index)).collect();
@@ -219,17 +220,16 @@ impl Router {
     /// Makes a user stop watching an upload.
     pub fn unsubscribe(&self, user_id: &str, upload_id: &str) {
         let mut inner = self.inner.lock();
-        if inner.recovery.is_on()
-            && let Some(upload) = inner.registry.upload(upload_id.as_bytes())
-        {
+        let upload = inner.registry.upload(upload_id.as_bytes());
+        inner.registry.unsubscribe(user_id, upload_id);
+        inner.forget_tracks();
+        if let Some(upload) = upload.filter(|_| inner.recovery.is_used()) {
             let mut lanes: SmallVec<[u32; 4]> = SmallVec::new();
             inner.registry.lanes_of_user(user_id.as_bytes(), |lane| lanes.push(lane));
             for lane in lanes {
-                inner.recovery.leave(upload, lane);
+                inner.leave_tracks(&[upload], lane);
             }
         }
-        inner.registry.unsubscribe(user_id, upload_id);
-        inner.forget_tracks();
     }
 
     /// Looks at the maps under the lock; `look` must be short and must not run Python.
@@ -562,10 +562,11 @@ impl Inner {
     /// Takes a lane out of the maps.
     fn unregister(&mut self, index: u32) {
         for user in self.lanes.take_users(index).iter() {
-            self.leave_tracks(user, index);
+            let watched = self.tracks_of(user);
             self.registry.disconnect_index(user, Some(index));
+            self.forget_tracks();
+            self.leave_tracks(&watched, index);
         }
-        self.forget_tracks();
     }
 
     /// Takes lanes out of the maps.

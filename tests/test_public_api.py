@@ -52,6 +52,10 @@ def literal(default: ast.expr | None) -> object:
     return "none given" if default is None else ast.literal_eval(default)
 
 
+def is_overload(node: Function) -> bool:
+    return any(isinstance(d, ast.Name) and d.id == "overload" for d in node.decorator_list)
+
+
 def parameters_of_binary(function: Any) -> list[tuple[str, str, object]]:
     return [
         (p.name, p.kind.name, "none given" if p.default is p.empty else p.default)
@@ -91,9 +95,12 @@ def test_every_member_has_a_docstring(name: str, node: Function) -> None:
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
 def test_methods_have_the_signatures_of_the_stub(name: str, node: Function) -> None:
-    assert parameters_of_binary(getattr(getattr(fanwire, name), node.name)) == parameters_of_stub(
-        node
-    )
+    binary = parameters_of_binary(getattr(getattr(fanwire, name), node.name))
+    stub = parameters_of_stub(node)
+    if is_overload(node):  # each says for itself what is given
+        assert [parameter[:2] for parameter in binary] == [parameter[:2] for parameter in stub]
+    else:
+        assert binary == stub
 
 
 @pytest.mark.parametrize("name", CLASSES)

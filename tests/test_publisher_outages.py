@@ -66,7 +66,7 @@ async def test_every_connection_is_cut_under_load(
 async def test_a_broker_that_is_down_never_raises_and_is_logged_once_per_outage(
     own_redis: RedisServer, make_publisher: PublisherFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    publisher = make_publisher(own_redis.url)
+    publisher = make_publisher(own_redis.url, outbox=None)
     for outage in range(1, 3):
         await publisher.publish_progress("u1", "it works")
         published = publisher.stats()["published"]
@@ -228,8 +228,9 @@ async def test_publishing_gives_up_on_a_broker_that_stands_still(
 async def test_a_listener_outlives_a_broker_that_stands_still(
     own_redis: RedisServer, make_watcher: WatcherFactory
 ) -> None:
-    options = {"connect_timeout_seconds": 0.2, "publish_timeout_seconds": 0.2}
-    watcher = await make_watcher(own_redis.url, **options)
+    watcher = await make_watcher(
+        own_redis.url, outbox=None, connect_timeout_seconds=0.2, publish_timeout_seconds=0.2
+    )
     own_redis.pause()
     try:
         await bounded(watcher.publisher.publish_progress(watcher.upload_id, "in vain"))

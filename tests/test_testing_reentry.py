@@ -245,6 +245,105 @@ async def test_handlers_of_two_tasks_that_broadcast_to_each_other_end(app: App) 
     assert ben.heard == [("to ben", 1), ("to ben", 2)]
 
 
+def gated(session: Session) -> asyncio.Event:
+    """The session's handler of 1 waits until the event is set; that of 2 fails."""
+    gate = asyncio.Event()
+
+    async def react(topic: str, message: Any) -> None:
+        if message == 1:
+            await gate.wait()
+        if message == 2:
+            raise ValueError("of 2")
+
+    session.react = react
+    return gate
+
+
+async def test_a_broadcast_waits_for_a_session_that_another_task_keeps_busy(app: App) -> None:
+    ada = app.session("ada")
+    gate = gated(ada)
+    await ada.subscribe("news")
+    first = asyncio.create_task(app.pubsub.broadcast("news", 1))
+    await until(lambda: ada.heard)
+    second = asyncio.create_task(app.pubsub.broadcast("news", 2))
+    await until(lambda: len(app.pubsub.broadcasts) == 2)
+    assert not second.done() and ada.heard == [("news", 1)]
+    gate.set()
+    with pytest.raises(ValueError, match="of 2"):
+        await bounded(second)
+    await bounded(first)  # which has nothing to do with the other's error
+    assert ada.heard == [("news", 1), ("news", 2)]
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "unsubscribed"])
+async def test_who_waits_for_another_task_goes_on_when_that_ends(app: App, ends: str) -> None:
+    ada = app.session("ada")
+    gated(ada)
+    await ada.subscribe("news")
+    first = asyncio.create_task(app.pubsub.broadcast("news", 1))
+    await until(lambda: ada.heard)
+    second = asyncio.create_task(app.pubsub.broadcast("news", 3))
+    await until(lambda: len(app.pubsub.broadcasts) == 2)
+    if ends == "unsubscribed":
+        await app.pubsub.unsubscribe_all("ada")
+        await bounded(second)
+    first.cancel()
+    await bounded(asyncio.wait({first, second}))
+    assert first.cancelled() and second.exception() is None
+    assert [message for _, message in ada.heard] == ([1, 3] if ends == "cancelled" else [1])
+
+
+async def test_a_broadcast_is_told_that_its_handler_was_cancelled_with_another(app: App) -> None:
+    ada, ben = app.session("ada"), app.session("ben")
+    never = asyncio.Event()
+
+    async def first_of_all(topic: str, message: Any) -> None:
+        if message == 1:  # the other's message for ben is published before ben's lane is reached
+            await app.pubsub.subscribe_topic("ben", "sport", ben.handle)
+            await until(lambda: len(app.pubsub.broadcasts) == 2)
+            await app.pubsub.broadcast("sport", 3)
+
+    async def wait_for_ever(topic: str, message: Any) -> None:
+        await never.wait()
+
+    ada.react, ben.react = first_of_all, wait_for_ever
+    await ada.subscribe("news", "sport")
+    await ben.subscribe("weather")
+    first = asyncio.create_task(app.pubsub.broadcast("news", 1))
+    await until(lambda: ada.heard)
+    second = asyncio.create_task(app.pubsub.broadcast("sport", 2))  # waits for ada
+    await until(lambda: ben.heard)
+    assert ben.heard == [("sport", 2)]  # in the first one's Task, for ada's message 3 is behind it
+    first.cancel()
+    with pytest.raises(RuntimeError, match="interrupted"):
+        await bounded(second)
+    assert first.cancelled()
+
+
+async def test_handlers_of_two_tasks_that_broadcast_to_each_other_end(app: App) -> None:
+    ada, ben = app.session("ada"), app.session("ben")
+    both = asyncio.Event()
+
+    def tell(topic: str) -> fanwire.TopicHandler:
+        async def react(_: str, message: Any) -> None:
+            if message == 1:
+                if ada.heard and ben.heard:
+                    both.set()
+                await both.wait()
+                await app.pubsub.broadcast(topic, 2)
+
+        return react
+
+    ada.react, ben.react = tell("to ben"), tell("to ada")
+    await ada.subscribe("to ada")
+    await ben.subscribe("to ben")
+    await bounded(
+        asyncio.gather(app.pubsub.broadcast("to ada", 1), app.pubsub.broadcast("to ben", 1))
+    )
+    assert ada.heard == [("to ada", 1), ("to ada", 2)]
+    assert ben.heard == [("to ben", 1), ("to ben", 2)]
+
+
 # Handlers that raise
 
 

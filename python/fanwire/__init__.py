@@ -26,6 +26,7 @@ from fanwire._core import (
 )
 from fanwire.coalesce import CoalesceRule
 from fanwire.errors import BrokerError, BrokerTimeoutError, ConfigError, Error, PublishError
+from fanwire.recovery import History, Outbox, Receipt
 from fanwire.types import Connection, PubSubProvider, TopicHandler
 
 if TYPE_CHECKING:
@@ -50,10 +51,13 @@ __all__ = [
     "ConnectionManager",
     "Error",
     "EventPublisher",
+    "History",
     "MapView",
     "MemoryPubSub",
+    "Outbox",
     "PubSubProvider",
     "PublishError",
+    "Receipt",
     "RedisPubSub",
     "TopicHandler",
     "UploadProgressPublisher",

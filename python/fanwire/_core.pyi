@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, final, overload
 from typing_extensions import disjoint_base
 
 from fanwire.coalesce import CoalesceRule
+from fanwire.recovery import History, Outbox, Receipt
 from fanwire.types import Connection, TopicHandler
 
 _D = TypeVar("_D")
@@ -316,6 +317,12 @@ class UploadProgressPublisher:
         max_pending_bytes: how many bytes of payload ``publish_nowait`` lets wait.
         channel_prefix, ordering, subscribe_timeout_seconds: for topics, as for ``RedisPubSub``.
         on_state_change: called on the event loop that called ``start()``, as for ``RedisPubSub``.
+        history: has the broker keep what is published for uploads, and what it keeps delivered to
+            those who come late or were away; the same one for those who publish and who listen.
+        outbox: how much waits, and for how long, while the broker cannot be reached. Progress is
+            coalesced meanwhile. With None, or with ``strict``, a message that cannot be sent fails.
+        coalesce: what is progress, of what is published: True for the actions of upload apps,
+            False for nothing, or rules.
 
     Raises:
         fanwire.ConfigError: an option makes no sense. A URL that makes none is raised by
@@ -337,6 +344,9 @@ class UploadProgressPublisher:
         ordering: Literal["session", "concurrent"] = "session",
         subscribe_timeout_seconds: float = 2.0,
         on_state_change: Callable[[str, str, str | None], object] | None = None,
+        history: History | None = None,
+        outbox: Outbox | None = ...,
+        coalesce: bool | Iterable[CoalesceRule] = True,
     ) -> None: ...
     @property
     def url(self) -> str:
@@ -354,14 +364,48 @@ class UploadProgressPublisher:
             fanwire.ConfigError: the URL makes no sense.
             fanwire.BrokerError: wrong password, no permission, or not a broker.
         """
-    async def stop(self) -> None:
-        """Stop listening and publishing, within 2 s whatever the broker does.
+    async def stop(self, drain_seconds: float = 1.0) -> None:
+        """Stop listening and publishing. A second call does nothing.
 
-        What waits to be published goes out first; what has not after a second fails. A second call
-        does nothing.
         The application's connections stay open: ``ConnectionManager.disconnect_all`` closes them.
+
+        Args:
+            drain_seconds: how long what waits to be published may take, whatever the broker does;
+                the rest fails.
+
+        Raises:
+            fanwire.ConfigError: ``drain_seconds`` is negative, or no number.
         """
-    async def publish_progress(self, upload_id: str, message: Any) -> None:
+    @overload
+    async def publish_progress(
+        self,
+        upload_id: str,
+        message: Any,
+        *,
+        receipt: Literal[False] = False,
+        idempotency_key: str | None = None,
+        version: int | None = None,
+    ) -> None: ...
+    @overload
+    async def publish_progress(
+        self,
+        upload_id: str,
+        message: Any,
+        *,
+        receipt: Literal[True],
+        idempotency_key: str | None = None,
+        version: int | None = None,
+    ) -> Receipt: ...
+    @overload
+    async def publish_progress(
+        self,
+        upload_id: str,
+        message: Any,
+        *,
+        receipt: bool,
+        idempotency_key: str | None = None,
+        version: int | None = None,
+    ) -> Receipt | None:
         """Publish to everybody who watches an upload, on any instance.
 
         Messages of one publisher are sent in the order in which they were published, those of
@@ -372,15 +416,29 @@ class UploadProgressPublisher:
             message: anything with ``model_dump_json()``, or dict, list, str, int, float, bool or
                 None with dataclasses, ``msgspec.Struct``, datetime, UUID, Enum, Decimal and the
                 like inside; or ``bytes`` that are JSON already. It is encoded at the first step.
+                With a history it must be a JSON object without a member ``_fanwire``.
+            receipt: return a ``fanwire.Receipt`` instead of None.
+            idempotency_key: of the messages of an upload with the same key, as far as its history
+                reaches back, only the first is published. Needs a history.
+            version: from 0 to 2**53 - 1; not published unless newer than the newest of the upload.
+                Needs a history.
 
         Raises:
             TypeError, ValueError: the message cannot be encoded, or is larger than
-                ``max_message_bytes``; the text says where in it.
-            fanwire.PublishError: the broker did not take it; only with ``strict=True``.
+                ``max_message_bytes``; the text says where in it. Or it cannot be recorded.
+            fanwire.PublishError: the broker did not take it, or it was stale; only with
+                ``strict=True``.
         """
     async def publish_to_user(self, user_id: str, message: Any) -> None:
         """Publish to every connection of a user, on any instance, as ``publish_progress``."""
-    def publish_nowait(self, upload_id: str, message: Any) -> bool:
+    def publish_nowait(
+        self,
+        upload_id: str,
+        message: Any,
+        *,
+        idempotency_key: str | None = None,
+        version: int | None = None,
+    ) -> bool:
         """Queue a message for an upload; for hot loops and for code without an event loop.
 
         Returns:
@@ -475,10 +533,15 @@ class RedisPubSub:
             fanwire.ConfigError: the URL makes no sense.
             fanwire.BrokerError: wrong password, no permission, or not a broker.
         """
-    async def stop(self) -> None:
-        """Stop listening and publishing, within 2 s whatever the broker does.
+    async def stop(self, drain_seconds: float = 1.0) -> None:
+        """Stop listening and publishing. Subscriptions stay, for the next ``start()``.
 
-        Subscriptions stay, for the next ``start()``.
+        Args:
+            drain_seconds: how long what waits to be published may take, whatever the broker does;
+                the rest fails.
+
+        Raises:
+            fanwire.ConfigError: ``drain_seconds`` is negative, or no number.
         """
     async def subscribe_topic(self, session_id: str, topic: str, handler: TopicHandler) -> None:
         """Subscribe a session to a topic. Of two handlers for the same pair the later one wins.
@@ -561,8 +624,12 @@ class MemoryPubSub:
     ) -> None: ...
     async def start(self) -> None:
         """Do nothing: there is nobody to connect to."""
-    async def stop(self) -> None:
-        """Do nothing. Subscriptions stay."""
+    async def stop(self, drain_seconds: float = 1.0) -> None:
+        """Do nothing: what is broadcast is with its sessions already. Subscriptions stay.
+
+        Args:
+            drain_seconds: as for ``RedisPubSub.stop``.
+        """
     async def subscribe_topic(self, session_id: str, topic: str, handler: TopicHandler) -> None:
         """Subscribe a session to a topic, as ``RedisPubSub.subscribe_topic``."""
     async def unsubscribe_topic(self, session_id: str, topic: str) -> None:

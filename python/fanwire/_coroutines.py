@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-_Native = Callable[..., Awaitable[None]]
+_Native = Callable[..., Awaitable[Any]]
 _Wrap = Callable[[_Native], Callable[..., Any]]
 
 
@@ -24,8 +24,26 @@ def as_coroutine_functions(native_class: type, *names: str) -> None:
 
 
 def _with_upload_and_message(native: _Native) -> Callable[..., Any]:
-    async def method(self: Any, upload_id: Any, message: Any) -> None:
-        await native(self, upload_id, message)
+    async def method(
+        self: Any,
+        upload_id: Any,
+        message: Any,
+        *,
+        receipt: Any = False,
+        idempotency_key: Any = None,
+        version: Any = None,
+    ) -> Any:
+        if receipt is False and idempotency_key is None and version is None:
+            await native(self, upload_id, message)
+            return None
+        return await native(
+            self,
+            upload_id,
+            message,
+            receipt=receipt,
+            idempotency_key=idempotency_key,
+            version=version,
+        )
 
     return method
 
@@ -46,6 +64,13 @@ def _with_any(native: _Native) -> Callable[..., Any]:
 
 # Arguments that are named cost 0.1 us, a tuple and a dict of them 0.3 us.
 _WRAPS: dict[tuple[str, ...], _Wrap] = {
-    ("self", "upload_id", "message"): _with_upload_and_message,
+    (
+        "self",
+        "upload_id",
+        "message",
+        "receipt",
+        "idempotency_key",
+        "version",
+    ): _with_upload_and_message,
     ("self", "user_id", "message"): _with_user_and_message,
 }

@@ -7,7 +7,7 @@
 //! the event loop a fifth less so.
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyBaseException, PyKeyboardInterrupt, PySystemExit};
+use pyo3::exceptions::{PyBaseException, PyKeyboardInterrupt, PyStopIteration, PySystemExit};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -17,11 +17,14 @@ use smallvec::SmallVec;
 
 use super::coroutine::cancelled_error;
 use super::errors::{self, Doing};
-use crate::post::Outcome;
+use super::receipts;
+use crate::post::{Outcome, Receipt, Status};
 
 enum State {
     Pending,
     Done,
+    /// As [`State::Done`], for whoever wants to know how; None if it failed and that is tolerated.
+    Told(Option<Receipt>),
     Failed(PyErr),
     /// With the message that `cancel` was given.
     Cancelled(Option<Py<PyAny>>),
@@ -37,6 +40,8 @@ struct Inner {
     state: State,
     /// Whether what is yielded was awaited, which a Task checks.
     blocking: bool,
+    /// Whether its result is a receipt.
+    receipt: bool,
     waiters: SmallVec<[Waiter; 1]>,
 }
 
@@ -51,7 +56,8 @@ pub struct Answer {
 impl Answer {
     /// One that is to come, to something that is being done on a loop.
     pub fn new(event_loop: Bound<'_, PyAny>, doing: Doing) -> Self {
-        let inner = Inner { state: State::Pending, blocking: false, waiters: SmallVec::new() };
+        let (state, waiters) = (State::Pending, SmallVec::new());
+        let inner = Inner { state, blocking: false, receipt: false, waiters };
         Self { event_loop: event_loop.unbind(), doing, inner: Mutex::new(inner) }
     }
 
@@ -60,11 +66,20 @@ impl Answer {
         self.inner.lock().blocking = true;
     }
 
-    /// What came of it.
-    pub fn outcome(&self, py: Python<'_>) -> PyResult<()> {
+    /// Says that its result is a receipt, instead of None.
+    pub fn give_receipt(&self) {
+        self.inner.lock().receipt = true;
+    }
+
+    /// What came of it: None, or a receipt.
+    pub fn outcome(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         let message = match &self.inner.lock().state {
             State::Pending => return Err(invalid_state(py, "Result is not set.")),
-            State::Done => return Ok(()),
+            State::Done => return Ok(None),
+            State::Told(receipt) => {
+                let receipt = *receipt;
+                return receipts::to_python(py, receipt).map(Some);
+            }
             State::Failed(error) => return Err(error.clone_ref(py)),
             State::Cancelled(message) => message.as_ref().map(|message| message.clone_ref(py)),
         };
@@ -76,12 +91,24 @@ impl Answer {
     /// An error is one that ends the loop; another waiter's are reported to it.
     pub fn give(slf: &Bound<'_, Self>, outcome: Outcome) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let error = outcome.err().and_then(|error| errors::to_python(py, &error, this.doing));
+        let (told, error) = match outcome {
+            // Whoever wants trouble raised is not to take this for published.
+            Ok(Receipt { status: Status::Stale, .. }) if this.doing == Doing::Publishing => {
+                let text = "stale: the upload has a message with this version or a newer one";
+                (None, Some(errors::new(py, "PublishError", text.to_owned())))
+            }
+            Ok(receipt) => (Some(receipt), None),
+            Err(error) => (None, errors::to_python(py, &error, this.doing)),
+        };
         let waiters = {
             let mut inner = this.inner.lock();
             // Cancelled meanwhile: nobody wants it.
             let State::Pending = inner.state else { return Ok(()) };
-            inner.state = error.map_or(State::Done, State::Failed);
+            inner.state = match error {
+                Some(error) => State::Failed(error),
+                None if inner.receipt => State::Told(told),
+                None => State::Done,
+            };
             std::mem::take(&mut inner.waiters)
         };
         let mut ending = None;
@@ -147,7 +174,10 @@ impl Answer {
     fn __next__(slf: &Bound<'_, Self>) -> PyResult<Option<Py<Self>>> {
         let this = slf.get();
         if this.done() {
-            return this.outcome(slf.py()).map(|()| None);
+            return match this.outcome(slf.py())? {
+                None => Ok(None),
+                Some(receipt) => Err(PyStopIteration::new_err((receipt,))),
+            };
         }
         this.await_it();
         Ok(Some(slf.clone().unbind()))
@@ -215,7 +245,7 @@ impl Answer {
         matches!(self.inner.lock().state, State::Cancelled(_))
     }
 
-    fn result(&self, py: Python<'_>) -> PyResult<()> {
+    fn result(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         self.outcome(py)
     }
 
@@ -223,7 +253,7 @@ impl Answer {
         if let State::Failed(error) = &self.inner.lock().state {
             return Ok(Some(error.value(py).clone().unbind()));
         }
-        self.outcome(py).map(|()| None)
+        self.outcome(py).map(|_| None)
     }
 
     #[pyo3(signature = (msg=None))]
@@ -234,7 +264,7 @@ impl Answer {
     fn __repr__(&self) -> &'static str {
         match self.inner.lock().state {
             State::Pending => "<Answer pending>",
-            State::Done | State::Failed(_) => "<Answer done>",
+            State::Done | State::Told(_) | State::Failed(_) => "<Answer done>",
             State::Cancelled(_) => "<Answer cancelled>",
         }
     }

@@ -1,7 +1,6 @@
 //! A broker as Python's classes have it: for uploads, for topics, or for both.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -19,8 +18,10 @@ use super::sessions::SessionsState;
 use super::states::{self, Watcher};
 use super::topics::{self, SessionOptions};
 use crate::client::Client;
-use crate::config::{BrokerUrl, Limits, mask};
+use crate::coalesce::Coalescer;
+use crate::config::{BrokerUrl, Limits, OutageLimits, mask};
 use crate::error::Error;
+use crate::history::Settings;
 use crate::message::Outgoing;
 use crate::post::Reply;
 use crate::supervise::Uploads;
@@ -48,6 +49,12 @@ pub struct BrokerOptions<'a> {
     pub on_state_change: Option<Py<PyAny>>,
     /// Messages and bytes; None where nothing is published without waiting.
     pub max_pending: Option<(usize, usize)>,
+    /// What the broker is to keep of uploads.
+    pub history: Option<Settings>,
+    /// What waits during an outage.
+    pub outage: Option<OutageLimits>,
+    /// What is progress, of what is published.
+    pub coalescer: Coalescer,
 }
 
 impl BrokerOptions<'_> {
@@ -68,15 +75,15 @@ impl BrokerOptions<'_> {
             max_message_bytes: at_least_one("max_message_bytes", self.max_message_bytes)?,
             max_pending_messages: at_least_one("max_pending_messages", messages)?,
             max_pending_bytes: at_least_one("max_pending_bytes", bytes)?,
-            history: None,
-            outage: None,
+            history: self.history,
+            outage: self.outage,
         };
         let (journal, shown_url) = (Arc::default(), mask(self.url));
         let wishes = Wishes::new(Arc::clone(&journal), shown_url.clone());
         let sessions = sessions.make(py, Some((self.channel_prefix, wishes)))?;
+        let coalescer = Arc::new(self.coalescer);
         let client = BrokerUrl::parse(self.url).map(|url| {
             let topics = Arc::clone(&sessions.router);
-            let coalescer = Arc::default();
             Arc::new(Client::new(url, limits, self.strict, topics, journal, coalescer))
         });
         let callback = options::callback(py, "on_state_change", self.on_state_change)?;
@@ -119,16 +126,22 @@ impl Broker {
     }
 
     /// `stop`.
-    pub fn stop(&self, name: &'static str) -> Operation {
+    pub fn stop(
+        &self,
+        py: Python<'_>,
+        name: &'static str,
+        drain_seconds: f64,
+    ) -> PyResult<Operation> {
+        let drain = options::seconds_or_none(py, "drain_seconds", drain_seconds)?;
         let client = self.client.clone();
-        Operation::new(name, move |py| {
+        Ok(Operation::new(name, move |py| {
             let Ok(client) = client else { return Ok(Step::Done) };
             logging::drain(py, &client.journal);
             let bridge = bridge::running(py)?;
             let (future, token) = bridge.wait(py, Doing::Tolerating)?;
-            client.stop(Duration::from_secs(1), Reply::new(Arc::clone(&bridge.mailbox), token));
+            client.stop(drain, Reply::new(Arc::clone(&bridge.mailbox), token));
             Ok(Step::Wait(future))
-        })
+        }))
     }
 
     /// `subscribe_topic`.
@@ -184,11 +197,19 @@ impl Broker {
     }
 }
 
-/// Publishes. What comes back is there when the broker's word is.
-pub fn publish(py: Python<'_>, client: &Arc<Client>, outgoing: Outgoing) -> PyResult<Py<Answer>> {
+/// Publishes. What comes back is there when the broker's word is, and gives a receipt if one is wanted.
+pub fn publish(
+    py: Python<'_>,
+    client: &Arc<Client>,
+    outgoing: Outgoing,
+    receipt: bool,
+) -> PyResult<Py<Answer>> {
     let doing = if client.is_strict() { Doing::Publishing } else { Doing::Tolerating };
     let bridge = bridge::running(py)?;
     let (answer, token) = bridge.wait(py, doing)?;
+    if receipt {
+        answer.get().give_receipt();
+    }
     let reply = Reply::new(Arc::clone(&bridge.mailbox), token);
     if let Some(outbox) = client.publish(outgoing, reply) {
         bridge.flush_soon(py, outbox)?;
@@ -199,7 +220,7 @@ pub fn publish(py: Python<'_>, client: &Arc<Client>, outgoing: Outgoing) -> PyRe
 /// As [`publish`], at its first step.
 pub fn publishing(name: &'static str, client: &Arc<Client>, outgoing: Outgoing) -> Operation {
     let client = Arc::clone(client);
-    Operation::new(name, move |py| publish(py, &client, outgoing).map(Step::Wait))
+    Operation::new(name, move |py| publish(py, &client, outgoing, false).map(Step::Wait))
 }
 
 fn raise(py: Python<'_>, error: &Error) -> PyErr {

@@ -21,6 +21,7 @@ mod publisher;
 mod pubsub;
 mod pump;
 mod pumps;
+mod receipts;
 mod scalars;
 mod sessions;
 mod slot;

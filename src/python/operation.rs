@@ -70,7 +70,7 @@ impl Operation {
                 Step::Wait(answer) => Ok(self.wait(py, answer, None)),
                 Step::WaitWith(answer, client) => Ok(self.wait(py, answer, Some(client))),
             },
-            State::Waiting(answer, _) => answer.get().outcome(py).map(|()| Progress::Returned),
+            State::Waiting(answer, _) => answer.get().outcome(py).map(|_| Progress::Returned),
             State::Done => Err(PyRuntimeError::new_err(format!(
                 "cannot reuse already awaited coroutine '{}'",
                 self.name

@@ -4,16 +4,84 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::types::PyEllipsis;
 
 use super::errors;
 use crate::coalesce::{Coalescer, Rule};
+use crate::config::OutageLimits;
+use crate::history::Settings;
 use crate::lane::Overflow;
+use crate::recording::Recorder;
 
 /// A duration in seconds.
 pub fn seconds(py: Python<'_>, name: &str, seconds: f64) -> PyResult<Duration> {
     let valid = Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero());
     let text = || format!("{name} must be a positive number, not {seconds}");
     valid.ok_or_else(|| errors::new(py, "ConfigError", text()))
+}
+
+/// A time that may be none.
+pub fn seconds_or_none(py: Python<'_>, name: &str, seconds: f64) -> PyResult<Duration> {
+    let text = || format!("{name} must be a number that is not negative, not {seconds}");
+    Duration::try_from_secs_f64(seconds).map_err(|_| errors::new(py, "ConfigError", text()))
+}
+
+/// `fanwire.History`, or nothing.
+pub fn history(py: Python<'_>, history: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Recorder>> {
+    let Some(history) = history else { return Ok(None) };
+    must_be(py, "history", "History", history)?;
+    let settings = Settings {
+        size: history.getattr("size")?.extract()?,
+        ttl: seconds(py, "History.ttl", history.getattr("ttl")?.extract()?)?,
+    };
+    let recorder = Recorder::new(settings, read(&history.getattr("final")?)?);
+    recorder
+        .map(Some)
+        .map_err(|why| errors::new(py, "ConfigError", format!("History.final: {why}")))
+}
+
+/// An argument whose default is not None.
+pub enum Given {
+    /// The default.
+    Default,
+    /// This.
+    This(Py<PyAny>),
+}
+
+impl FromPyObject<'_, '_> for Given {
+    type Error = std::convert::Infallible;
+
+    fn extract(object: Borrowed<'_, '_, PyAny>) -> Result<Self, Self::Error> {
+        Ok(Self::This(object.to_owned().unbind()))
+    }
+}
+
+/// `fanwire.Outbox`, or None for nothing.
+pub fn outbox(py: Python<'_>, outbox: &Given) -> PyResult<Option<OutageLimits>> {
+    let outbox = match outbox {
+        Given::Default => return Ok(Some(OutageLimits::default())),
+        Given::This(outbox) => outbox.bind(py),
+    };
+    if outbox.is_none() {
+        return Ok(None);
+    }
+    if outbox.is_instance_of::<PyEllipsis>() {
+        return Ok(Some(OutageLimits::default()));
+    }
+    must_be(py, "outbox", "Outbox", outbox)?;
+    Ok(Some(OutageLimits {
+        messages: outbox.getattr("messages")?.extract()?,
+        bytes: outbox.getattr("bytes")?.extract()?,
+        time: seconds(py, "Outbox.seconds", outbox.getattr("seconds")?.extract()?)?,
+    }))
+}
+
+fn must_be(py: Python<'_>, name: &str, class: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    if value.is_instance(&py.import("fanwire.recovery")?.getattr(class)?)? {
+        return Ok(());
+    }
+    let kind = value.get_type().name()?;
+    Err(PyTypeError::new_err(format!("{name} must be a fanwire.{class} or None, not {kind}")))
 }
 
 /// A limit.

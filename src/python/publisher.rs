@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyInt, PyString, PyTuple};
 
 use super::answer::Answer;
 use super::broker::{Broker, BrokerOptions, publish};
@@ -16,19 +16,24 @@ use super::encode;
 use super::logging;
 use super::manager;
 use super::operation::Operation;
+use super::options::{self, Given};
 use super::slot::Slot;
 use super::topics::{self, SessionOptions};
 use crate::channel;
 use crate::client::Client;
+use crate::history::{LARGEST, MEMBER};
 use crate::journal::Level;
 use crate::lane::LaneLimits;
 use crate::message::Outgoing;
+use crate::recording::{Recorder, Unfit};
 use crate::router;
 use crate::supervise::Uploads;
 
 struct Inner {
     broker: Broker,
     manager: Option<Arc<ManagerState>>,
+    /// None without a history.
+    recorder: Option<Recorder>,
 }
 
 /// Publishes upload progress through a broker, and forwards what any instance publishes to the local
@@ -49,6 +54,12 @@ struct Inner {
 ///     max_pending_messages, max_pending_bytes: how much `publish_nowait` lets wait.
 ///     channel_prefix, ordering, subscribe_timeout_seconds: for topics, as for `RedisPubSub`.
 ///     on_state_change: called on the event loop that called `start()`, as for `RedisPubSub`.
+///     history: a `fanwire.History` has the broker keep what is published for uploads, and what it
+///         keeps delivered; the same one for those who publish and those who listen.
+///     outbox: a `fanwire.Outbox` says how much waits, for how long, while the broker cannot be
+///         reached; with None, or with `strict`, a message that cannot be sent fails.
+///     coalesce: what is progress, of what is published: True, False, or rules, as for
+///         `ConnectionManager`.
 ///
 /// Raises:
 ///     fanwire.errors.ConfigError: an option makes no sense. A URL that makes none is raised by
@@ -78,19 +89,38 @@ impl UploadProgressPublisher {
         Ok(Outgoing::new(channel, payload.into()))
     }
 
-    fn publish(&self, channel: Box<str>, message: &Bound<'_, PyAny>) -> PyResult<Py<Answer>> {
-        let py = message.py();
-        let client = self.inner()?.broker.client(py)?;
-        publish(py, client, Self::outgoing(client, channel, message)?)
+    /// A message for an upload: recorded, if there is a history.
+    fn of_upload(
+        &self,
+        client: &Client,
+        upload_id: &str,
+        message: &Bound<'_, PyAny>,
+        key: Option<PyBackedStr>,
+        version: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Outgoing> {
+        let Some(recorder) = &self.inner()?.recorder else {
+            if key.is_some() || version.is_some() {
+                let text =
+                    "idempotency_key and version need a publisher with history=fanwire.History()";
+                return Err(PyValueError::new_err(text));
+            }
+            return Self::outgoing(client, channel::of_upload(upload_id), message);
+        };
+        let payload = encode::to_bytes(message)?;
+        topics::within(payload.len(), client.limits().max_message_bytes)?;
+        let outgoing = recorder.record(&client.coalescer, upload_id, &payload);
+        let mut outgoing = outgoing.map_err(|unfit| unfit_error(unfit, message))?;
+        if let Some(record) = &mut outgoing.record {
+            record.key = key.map(|key| (&*key).into());
+            record.version = version.map(version_of).transpose()?;
+        }
+        Ok(outgoing)
     }
 
-    fn nowait(&self, channel: Box<str>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let py = message.py();
-        let client = self.inner()?.broker.client(py)?;
-        let outgoing = Self::outgoing(client, channel, message)?;
+    fn nowait(py: Python<'_>, client: &Arc<Client>, outgoing: Outgoing) -> bool {
         // Whoever only ever calls this has no event loop that would log an outage for it.
         logging::drain(py, &client.journal);
-        Ok(client.publish_nowait(outgoing).is_ok())
+        client.publish_nowait(outgoing).is_ok()
     }
 }
 
@@ -102,7 +132,8 @@ impl UploadProgressPublisher {
         text_signature = "(url=None, *, manager=None, strict=False, connect_timeout_seconds=2.0, \
             publish_timeout_seconds=2.0, max_message_bytes=1048576, max_pending_messages=10000, \
             max_pending_bytes=16777216, channel_prefix='pyview:', ordering='session', \
-            subscribe_timeout_seconds=2.0, on_state_change=None)"
+            subscribe_timeout_seconds=2.0, on_state_change=None, history=None, outbox=..., \
+            coalesce=True)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self { inner: Slot::new() }
@@ -113,7 +144,7 @@ impl UploadProgressPublisher {
         url=None, *, manager=None, strict=false, connect_timeout_seconds=2.0, publish_timeout_seconds=2.0,
         max_message_bytes=1_048_576, max_pending_messages=10_000, max_pending_bytes=16_777_216,
         channel_prefix="pyview:", ordering="session", subscribe_timeout_seconds=2.0,
-        on_state_change=None,
+        on_state_change=None, history=None, outbox=Given::Default, coalesce=None,
     ))]
     fn __init__(
         &self,
@@ -130,8 +161,12 @@ impl UploadProgressPublisher {
         ordering: &str,
         subscribe_timeout_seconds: f64,
         on_state_change: Option<Py<PyAny>>,
+        history: Option<&Bound<'_, PyAny>>,
+        outbox: Given,
+        coalesce: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let url = url.map_or_else(|| url_of_environment(py), str::to_owned);
+        let recorder = options::history(py, history)?;
         let broker = BrokerOptions {
             url: &url,
             channel_prefix,
@@ -142,6 +177,9 @@ impl UploadProgressPublisher {
             max_message_bytes,
             on_state_change,
             max_pending: Some((max_pending_messages, max_pending_bytes)),
+            history: recorder.as_ref().map(|recorder| recorder.settings),
+            outage: options::outbox(py, &outbox)?,
+            coalescer: options::coalescer(py, coalesce)?,
         };
         let LaneLimits { messages, bytes } = LaneLimits::default();
         let sessions = SessionOptions {
@@ -153,6 +191,7 @@ impl UploadProgressPublisher {
         let inner = Inner {
             broker: broker.make(py, sessions)?,
             manager: manager.map(manager::state_of).transpose()?,
+            recorder,
         };
         self.inner.fill(inner);
         Ok(())
@@ -185,11 +224,15 @@ impl UploadProgressPublisher {
         Ok(inner.broker.start("UploadProgressPublisher.start", uploads))
     }
 
-    /// Stops listening, lets out what waits to be published, and closes the broker connections; within
-    /// 2 s, whatever the broker does. A second call does nothing. The application's connections stay
-    /// open: `ConnectionManager.disconnect_all` closes them.
-    fn stop(&self) -> PyResult<Operation> {
-        Ok(self.inner()?.broker.stop("UploadProgressPublisher.stop"))
+    /// Stops listening, lets out what waits to be published, and closes the broker connections. A second
+    /// call does nothing. The application's connections stay open: `ConnectionManager.disconnect_all`
+    /// closes them.
+    ///
+    /// Args:
+    ///     drain_seconds: how long what waits may take, whatever the broker does; the rest fails.
+    #[pyo3(signature = (drain_seconds=1.0))]
+    fn stop(&self, py: Python<'_>, drain_seconds: f64) -> PyResult<Operation> {
+        self.inner()?.broker.stop(py, "UploadProgressPublisher.stop", drain_seconds)
     }
 
     /// Publishes to everybody who watches an upload, on any instance.
@@ -198,18 +241,30 @@ impl UploadProgressPublisher {
     ///     upload_id: any str; the channel is `upload:{upload_id}`.
     ///     message: anything with `model_dump_json()`, or dict, list, str, int, float, bool or None
     ///         with dataclasses, `msgspec.Struct`, datetime, UUID, Enum, Decimal and the like inside;
-    ///         or `bytes` that are JSON already. It is encoded at this call.
+    ///         or `bytes` that are JSON already. It is encoded at this call. With a history it must
+    ///         be a JSON object without a member `_fanwire`.
+    ///     receipt: return a `fanwire.Receipt` instead of None.
+    ///     idempotency_key: of the messages of an upload with the same key only the first is published.
+    ///     version: not published unless newer than the newest of the upload. Both need a history.
     ///
     /// Raises:
     ///     TypeError, ValueError: the message cannot be encoded, or is larger than
     ///         `max_message_bytes`; the text says where in it.
-    ///     fanwire.errors.PublishError: the broker did not take it; only with `strict=True`.
+    ///     fanwire.errors.PublishError: the broker did not take it, or it was stale; only with
+    ///         `strict=True`.
+    #[pyo3(signature = (upload_id, message, *, receipt=false, idempotency_key=None, version=None))]
     fn publish_progress(
         &self,
         upload_id: PyBackedStr,
         message: &Bound<'_, PyAny>,
+        receipt: bool,
+        idempotency_key: Option<PyBackedStr>,
+        version: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<Answer>> {
-        self.publish(channel::of_upload(&upload_id), message)
+        let py = message.py();
+        let client = self.inner()?.broker.client(py)?;
+        let outgoing = self.of_upload(client, &upload_id, message, idempotency_key, version)?;
+        publish(py, client, outgoing, receipt)
     }
 
     /// Publishes to every connection of a user, on any instance.
@@ -225,14 +280,17 @@ impl UploadProgressPublisher {
         user_id: PyBackedStr,
         message: &Bound<'_, PyAny>,
     ) -> PyResult<Py<Answer>> {
-        self.publish(channel::of_user(&user_id), message)
+        let py = message.py();
+        let client = self.inner()?.broker.client(py)?;
+        let outgoing = Self::outgoing(client, channel::of_user(&user_id), message)?;
+        publish(py, client, outgoing, false)
     }
 
     /// Queues a message for an upload without waiting; for hot loops and for code without an event loop.
     ///
     /// Args:
     ///     upload_id: any str.
-    ///     message: as for `publish_progress`.
+    ///     message, idempotency_key, version: as for `publish_progress`.
     ///
     /// Returns:
     ///     False when too much waits already: then the message is not queued, and counted in
@@ -240,8 +298,18 @@ impl UploadProgressPublisher {
     ///
     /// Raises:
     ///     TypeError, ValueError: as `publish_progress`.
-    fn publish_nowait(&self, upload_id: PyBackedStr, message: &Bound<'_, PyAny>) -> PyResult<bool> {
-        self.nowait(channel::of_upload(&upload_id), message)
+    #[pyo3(signature = (upload_id, message, *, idempotency_key=None, version=None))]
+    fn publish_nowait(
+        &self,
+        upload_id: PyBackedStr,
+        message: &Bound<'_, PyAny>,
+        idempotency_key: Option<PyBackedStr>,
+        version: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        let py = message.py();
+        let client = self.inner()?.broker.client(py)?;
+        let outgoing = self.of_upload(client, &upload_id, message, idempotency_key, version)?;
+        Ok(Self::nowait(py, client, outgoing))
     }
 
     /// As `publish_nowait`, for a user.
@@ -250,7 +318,10 @@ impl UploadProgressPublisher {
         user_id: PyBackedStr,
         message: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        self.nowait(channel::of_user(&user_id), message)
+        let py = message.py();
+        let client = self.inner()?.broker.client(py)?;
+        let outgoing = Self::outgoing(client, channel::of_user(&user_id), message)?;
+        Ok(Self::nowait(py, client, outgoing))
     }
 
     /// Subscribes a session to a topic, as `RedisPubSub.subscribe_topic` does, over the connection that
@@ -349,6 +420,32 @@ impl UploadProgressPublisher {
             inner.broker.sessions.clear();
         }
     }
+}
+
+fn unfit_error(unfit: Unfit, message: &Bound<'_, PyAny>) -> PyErr {
+    match unfit {
+        Unfit::NoObject => {
+            let kind = message.get_type();
+            let kind = kind.name().map_or_else(|_| "an object".to_owned(), |name| name.to_string());
+            let text =
+                format!("with a history a message must be a JSON object, not that of {kind}");
+            PyTypeError::new_err(text)
+        }
+        Unfit::Reserved => {
+            let text = format!("with a history a message must not have the member {MEMBER:?}");
+            PyValueError::new_err(text)
+        }
+    }
+}
+
+fn version_of(version: &Bound<'_, PyAny>) -> PyResult<u64> {
+    if version.is_instance_of::<PyBool>() || !version.is_instance_of::<PyInt>() {
+        let kind = version.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("version must be an int, not {kind}")));
+    }
+    let number = version.extract().ok().filter(|number| *number <= LARGEST);
+    let text = || format!("version must be from 0 to 2**53 - 1, not {version}");
+    number.ok_or_else(|| PyValueError::new_err(text()))
 }
 
 /// `FANWIRE_URL`, then `REDIS_URL`, then the broker inside this process, with a warning.

@@ -13,6 +13,7 @@ use super::operation::{Operation, Step};
 use super::sessions::SessionsState;
 use super::slot::Slot;
 use super::topics::{self, SessionOptions};
+use crate::coalesce::Coalescer;
 use crate::supervise::Uploads;
 
 fn not_initialized(class: &str) -> PyErr {
@@ -103,6 +104,9 @@ impl RedisPubSub {
             max_message_bytes,
             on_state_change,
             max_pending: None,
+            history: None,
+            outage: None,
+            coalescer: Coalescer::default(),
         };
         let sessions = SessionOptions { ordering, max_queued_messages, max_queued_bytes, on_drop };
         let broker = broker.make(py, sessions)?;
@@ -140,10 +144,14 @@ impl RedisPubSub {
         Ok(self.inner()?.start("RedisPubSub.start", Uploads::Nobody))
     }
 
-    /// Stops listening, lets out what waits to be published, and closes the broker connections; within
-    /// 2 s, whatever the broker does. Subscriptions stay, for the next `start()`.
-    fn stop(&self) -> PyResult<Operation> {
-        Ok(self.inner()?.stop("RedisPubSub.stop"))
+    /// Stops listening, lets out what waits to be published, and closes the broker connections.
+    /// Subscriptions stay, for the next `start()`.
+    ///
+    /// Args:
+    ///     drain_seconds: how long what waits may take, whatever the broker does; the rest fails.
+    #[pyo3(signature = (drain_seconds=1.0))]
+    fn stop(&self, py: Python<'_>, drain_seconds: f64) -> PyResult<Operation> {
+        self.inner()?.stop(py, "RedisPubSub.stop", drain_seconds)
     }
 
     /// Subscribes a session to a topic. Of two handlers for the same pair the later one wins.
@@ -315,8 +323,13 @@ impl MemoryPubSub {
         Ok(Operation::new("MemoryPubSub.start", |_| Ok(Step::Done)))
     }
 
-    /// Does nothing. Subscriptions stay.
-    fn stop(&self) -> PyResult<Operation> {
+    /// Does nothing: what is broadcast is with its sessions already. Subscriptions stay.
+    ///
+    /// Args:
+    ///     drain_seconds: as for `RedisPubSub.stop`.
+    #[pyo3(signature = (drain_seconds=1.0))]
+    fn stop(&self, py: Python<'_>, drain_seconds: f64) -> PyResult<Operation> {
+        super::options::seconds_or_none(py, "drain_seconds", drain_seconds)?;
         self.inner()?;
         Ok(Operation::new("MemoryPubSub.stop", |_| Ok(Step::Done)))
     }

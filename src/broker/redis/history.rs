@@ -118,22 +118,17 @@ pub(super) fn taken(value: &Value) -> Option<Receipt> {
     Some(Receipt { status, receivers, position })
 }
 
-/// What the reading script answers; the outer None if it is nothing of the kind.
-pub(super) fn past(value: Value) -> Option<Option<Past>> {
-    let mut parts = match value {
-        Value::Nil => return Some(None),
-        Value::Array(parts) => parts,
-        _ => return None,
-    };
+/// What the reading script answers where something is kept; None if it is nothing of the kind.
+pub(super) fn past(value: Value) -> Option<Past> {
+    let Value::Array(mut parts) = value else { return None };
     let Some(Value::Array(entries)) = parts.pop() else { return None };
     let [epoch, last, milestone] = &parts[..] else { return None };
-    let past = Past {
+    Some(Past {
         epoch: Epoch::parse(bytes(epoch)?)?,
         last: number(last)?,
         milestone: Some(number(milestone)?).filter(|milestone| *milestone > 0),
         entries: entries.into_iter().map(entry).collect::<Option<_>>()?,
-    };
-    Some(Some(past))
+    })
 }
 
 /// `["17-0", ["d", payload]]`
@@ -164,8 +159,7 @@ mod tests {
     fn answers_that_are_none_are_no_answers() {
         let text = |text: &str| Value::BulkString(text.into());
         let answer = |kind| {
-            let parts =
-                [Value::Int(kind), Value::Int(2), Value::Int(17), text("000000000000001f")];
+            let parts = [Value::Int(kind), Value::Int(2), Value::Int(17), text("000000000000001f")];
             Value::Array(parts.into())
         };
         let position = Position { epoch: Epoch::parse(b"000000000000001f").unwrap(), offset: 17 };
@@ -176,7 +170,6 @@ mod tests {
         assert_eq!(taken(&answer(4)), None);
         assert_eq!(taken(&Value::Int(1)), None);
         assert_eq!(taken(&Value::Array(vec![])), None);
-        assert_eq!(past(Value::Nil), Some(None));
         assert_eq!(past(Value::Int(1)), None);
         assert_eq!(past(Value::Array(vec![])), None);
         assert_eq!(past(Value::Array(vec![text("x"), Value::Array(vec![])])), None);

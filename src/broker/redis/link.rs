@@ -92,9 +92,7 @@ impl Link {
     /// What is kept of uploads, in one round trip.
     pub async fn read(&mut self, asks: &[Ask]) -> Result<Vec<Result<Option<Past>, Error>>, Error> {
         let mut pasts = self.read_once(asks).await?;
-        if let Some(again) = pasts.iter().map(Option::is_none).reduce(|a, b| a || b)
-            && again
-        {
+        if pasts.iter().any(Option::is_none) {
             self.scripts = None;
             pasts = self.read_once(asks).await?;
         }
@@ -178,7 +176,8 @@ impl Link {
         match value {
             Value::ServerError(error) if is_forgotten(error.code()) => None,
             Value::ServerError(error) => Some(Err(self.complaint(error))),
-            value => Some(history::past(value).ok_or_else(strange)),
+            Value::Nil => Some(Ok(None)),
+            value => Some(history::past(value).map(Some).ok_or_else(strange)),
         }
     }
 

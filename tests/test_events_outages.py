@@ -86,8 +86,8 @@ def test_lines_make_room_events_do_not_and_it_is_told_once(server: RedisServer, 
     assert stats["pending_messages"] == 100
     assert (stats["events_dropped"], stats["published"]) == (0, 0)
     assert stats["logs_dropped"] + stats["stats_dropped"] == 140
-    trouble.end()
     assert not publisher.flush(0)
+    trouble.end()
     settled(publisher)
     flushed(publisher)
     messages = tap.messages()

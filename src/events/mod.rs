@@ -5,30 +5,27 @@
 //! starts with an empty queue and a task of its own, and what waited in the parent's is the parent's.
 //!
 //! Locks: only a thread that no fork can interrupt holds one, which is a thread that holds Python's GIL,
-//! or the I/O thread behind [`runtime::gate`]. Nobody waits for anything while holding one.
+//! or the I/O thread behind [`crate::runtime::gate`]. Nobody waits for anything while holding one.
 
+mod core;
 pub mod queue;
 pub mod report;
 mod sending;
 pub mod shorten;
 
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
-use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
-use tokio::task::AbortHandle;
+use parking_lot::Mutex;
 
+pub use self::core::Flush;
+use self::core::{Core, Inner};
+use self::queue::Kind;
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
 use crate::journal::{Journal, Level};
-use crate::runtime;
 use crate::stats::EventStats;
-
-use self::queue::{Counts, Kind, Queue};
-use self::report::Missing;
 
 /// How long what waits may take to go out once a publisher is closed.
 pub const CLOSING: Duration = Duration::from_secs(2);
@@ -71,117 +68,6 @@ impl Channels {
 /// A publisher. Dropped without being closed, it lets go out what waits, for as long as closing may take.
 #[derive(Debug)]
 pub struct Publisher(Arc<Core>);
-
-/// What the publisher and its task share.
-#[derive(Debug)]
-struct Core {
-    settings: Settings,
-    inner: Mutex<Inner>,
-    stats: EventStats,
-    journal: Journal,
-    utc_offset_seconds: AtomicI32,
-}
-
-/// What belongs to one process.
-#[derive(Debug)]
-struct Inner {
-    generation: u64,
-    queue: Queue,
-    /// What the task is sending.
-    in_hand: Option<InHand>,
-    /// What the events channel is to be told.
-    missing: Missing,
-    /// When it was told last.
-    told: Option<Instant>,
-    /// All that were lost for whatever reason.
-    lost: u64,
-    waiters: Vec<Waiter>,
-    /// Wakes the task, where it sleeps.
-    sleeper: Option<Waker>,
-    /// Whether the task looks after log lines and stats by itself, while they are few.
-    dozes: bool,
-    /// Whether there is a task.
-    running: bool,
-    task: Option<AbortHandle>,
-    connected: bool,
-    closed: Option<Instant>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct InHand {
-    /// The number of the oldest; None where the report goes alone.
-    first: Option<u64>,
-    counts: Counts,
-    bytes: usize,
-    report: Missing,
-}
-
-/// Somebody who waits until everything before a number is done with.
-#[derive(Debug)]
-struct Waiter {
-    before: u64,
-    /// Whether it also waits until the events channel has been told of what is missing.
-    wants_told: bool,
-    lost: u64,
-    tell: SyncSender<bool>,
-}
-
-impl Inner {
-    fn new(limits: &Limits, closed: Option<Instant>) -> Self {
-        Self {
-            generation: runtime::generation(),
-            queue: Queue::new(limits.max_pending_messages, limits.max_pending_bytes),
-            in_hand: None,
-            missing: Missing::default(),
-            told: None,
-            lost: 0,
-            waiters: Vec::new(),
-            sleeper: None,
-            dozes: false,
-            running: false,
-            task: None,
-            connected: false,
-            closed,
-        }
-    }
-
-    /// Notes what was dropped.
-    fn drop_counted(&mut self, dropped: Counts, stats: &EventStats) {
-        if dropped.total() == 0 {
-            return;
-        }
-        self.missing.dropped += dropped;
-        self.lost += dropped.total();
-        stats.logs_dropped.add(dropped.logs);
-        stats.stats_dropped.add(dropped.stats);
-        stats.events_dropped.add(dropped.events);
-        self.answer();
-    }
-
-    /// The oldest message that is not done with.
-    fn oldest(&self) -> Option<u64> {
-        self.in_hand.and_then(|in_hand| in_hand.first).or_else(|| self.queue.oldest())
-    }
-
-    /// Answers those whose messages are done with.
-    fn answer(&mut self) {
-        if self.waiters.is_empty() {
-            return;
-        }
-        let (oldest, lost) = (self.oldest(), self.lost);
-        let tells = self.in_hand.is_some_and(|in_hand| !in_hand.report.is_none());
-        let owes = tells || !self.missing.is_none();
-        self.waiters.retain(|waiter| {
-            let waits =
-                oldest.is_some_and(|oldest| oldest < waiter.before) || (waiter.wants_told && owes);
-            if !waits {
-                let whole = waiter.lost == lost;
-                let _told_or_gone = waiter.tell.try_send(whole);
-            }
-            waits
-        });
-    }
-}
 
 /// What a push did besides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -303,102 +189,6 @@ impl Drop for Publisher {
     }
 }
 
-impl Core {
-    /// The state of this process.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        let mut inner = self.inner.lock();
-        if inner.generation != runtime::generation() {
-            let fresh = Inner::new(&self.settings.limits, inner.closed);
-            let Inner { waiters, sleeper, task, .. } = std::mem::replace(&mut *inner, fresh);
-            // Forgotten, not dropped: what these would wake are threads of the parent.
-            std::mem::forget((waiters, sleeper, task));
-        }
-        inner
-    }
-
-    fn start(self: &Arc<Self>) {
-        match runtime::spawn(sending::run(Arc::clone(self))) {
-            Ok(task) => self.lock().task = Some(task.abort_handle()),
-            Err(error) => {
-                self.lock().running = false;
-                self.stats.outages.add(1);
-                self.journal.add(Level::Error, format!("publishing events fails: {error}"));
-            }
-        }
-    }
-
-    fn flush(&self, wants_told: bool) -> Flush {
-        let (tell, told) = sync_channel(1);
-        let mut inner = self.lock();
-        let (before, lost) = (inner.queue.next(), inner.lost);
-        inner.waiters.push(Waiter { before, wants_told, lost, tell });
-        inner.answer();
-        let sleeper = inner.sleeper.take();
-        drop(inner);
-        if let Some(sleeper) = sleeper {
-            sleeper.wake();
-        }
-        Flush(told)
-    }
-
-    fn close(&self) {
-        let sleeper = {
-            let mut inner = self.lock();
-            if inner.closed.is_none() {
-                inner.closed = Some(Instant::now());
-            }
-            inner.sleeper.take()
-        };
-        if let Some(sleeper) = sleeper {
-            sleeper.wake();
-        }
-    }
-
-    /// Drops what waits; nobody knows what becomes of what is being sent.
-    fn abandon(&self, inner: &mut Inner) {
-        self.lose_in_hand(inner);
-        let dropped = inner.queue.clear();
-        inner.drop_counted(dropped, &self.stats);
-        inner.missing = Missing::default();
-        inner.answer();
-        if dropped.total() > 0 {
-            let Counts { logs, stats, events } = dropped;
-            let text = format!(
-                "{}: closed before {logs} log lines, {stats} stats and {events} events could be \
-                 published",
-                self.settings.url.shown
-            );
-            self.journal.add(Level::Warning, text);
-        }
-    }
-
-    /// Counts what is being sent as neither come nor lost.
-    fn lose_in_hand(&self, inner: &mut Inner) {
-        let Some(in_hand) = inner.in_hand.take() else { return };
-        let unclear = in_hand.counts.total();
-        inner.missing.add(in_hand.report);
-        inner.missing.unclear += unclear;
-        inner.lost += unclear;
-        self.stats.unclear.add(unclear);
-        inner.answer();
-    }
-}
-
-/// Somebody's waiting for a publisher.
-#[derive(Debug)]
-pub struct Flush(Receiver<bool>);
-
-impl Flush {
-    /// Waits; None where the time is up first. Otherwise whether nothing was lost since the waiting began.
-    pub fn wait(&mut self, limit: Duration) -> Option<bool> {
-        match self.0.recv_timeout(limit) {
-            Ok(whole) => Some(whole),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(false),
-        }
-    }
-}
-
 /// A publisher of a process that ends.
 #[derive(Debug)]
 pub struct Ending {
@@ -414,11 +204,13 @@ impl Ending {
         ending.collect()
     }
 
-    /// Waits for what waits.
-    pub fn wait(&mut self, limit: Duration) {
-        if self.flush.wait(limit).is_some() {
-            return;
-        }
+    /// Waits for what waits. False where the time is up first.
+    pub fn wait(&mut self, limit: Duration) -> bool {
+        self.flush.wait(limit).is_some()
+    }
+
+    /// Says how much is left.
+    pub fn tell(&self) {
         let inner = self.core.lock();
         let in_hand = inner.in_hand.map_or(0, |in_hand| in_hand.counts.total());
         let text = format!(
@@ -517,7 +309,8 @@ mod tests {
         let mut ending = Ending::all();
         let mine =
             ending.iter_mut().find(|ending| Arc::ptr_eq(&ending.core, &publisher.0)).unwrap();
-        mine.wait(Duration::ZERO);
+        assert!(!mine.wait(Duration::ZERO));
+        mine.tell();
         let lines = mine.journal().drain();
         assert!(
             lines.iter().any(|line| line.text.contains("before 1 messages could be published"))

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
+use super::CLOSING;
+use super::core::{Core, InHand};
 use super::queue::{Counts, Entry, Kind};
 use super::report::Missing;
-use super::{CLOSING, Core, InHand};
 use crate::broker::{Link, Verdict};
 use crate::error::Error;
 use crate::journal::Level;

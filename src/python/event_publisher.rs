@@ -1,27 +1,25 @@
 //! `EventPublisher`: what Python sees of `events/`.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyException, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyModule, PyString, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
-use super::encode_line;
+use super::at_exit;
 use super::errors::{self, Doing};
+use super::event_json;
 use super::logging;
 use super::options;
 use super::slot::Slot;
 use crate::config::{BrokerUrl, Limits};
 use crate::events::queue::Kind;
 use crate::events::shorten::LEAST;
-use crate::events::{CLOSING, Channels, Ending, Flush, Publisher, Settings};
+use crate::events::{CLOSING, Channels, Flush, Publisher, Settings};
 use crate::journal::Level;
-use crate::runtime;
 
-/// What the end of the interpreter waits for the messages of all publishers together.
-const AT_EXIT: Duration = Duration::from_millis(500);
 /// Signals are looked after this often while something waits.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
@@ -85,7 +83,7 @@ impl Inner {
         let pushed = self.publisher.push(kind, payload);
         let pushed = pushed.map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
         if pushed.began {
-            unraisable(py, flush_at_exit_of_child(py));
+            unraisable(py, at_exit::register_in_child(py));
         }
         if pushed.overflowed {
             unraisable(py, utc_offset(py).map(|seconds| self.publisher.set_utc_offset(seconds)));
@@ -102,7 +100,7 @@ impl Inner {
 
     fn log(&self, py: Python<'_>, line: &Bound<'_, PyAny>) -> PyResult<()> {
         let stats = self.publisher.stats();
-        let payload = match encode_line::line(line, self.max_line_bytes) {
+        let payload = match event_json::line(line, self.max_line_bytes) {
             Ok((payload, cut)) => {
                 stats.truncated.add(u64::from(cut));
                 payload
@@ -263,7 +261,7 @@ impl EventPublisher {
             Some(data) if data.is_truthy()? => Some(data),
             _ => None,
         };
-        let payload = encode_line::event(event_type, data, inner.max_message_bytes)?;
+        let payload = event_json::event(event_type, data, inner.max_message_bytes)?;
         inner.push(py, Kind::Event, payload)?;
         inner.drain(py);
         Ok(())
@@ -282,7 +280,7 @@ impl EventPublisher {
         let py = stats.py();
         let inner = self.inner()?;
         inner.open()?;
-        let payload = encode_line::figures(stats, inner.max_message_bytes)?;
+        let payload = event_json::figures(stats, inner.max_message_bytes)?;
         inner.push(py, Kind::Stats, payload)?;
         inner.drain(py);
         Ok(())
@@ -374,10 +372,11 @@ thread_local! {
 }
 
 /// While it lives, its thread publishes no log lines: they would be about the publishing of one.
-struct Busy;
+pub struct Busy;
 
 impl Busy {
-    fn enter() -> Option<Self> {
+    /// None where its thread is at it already.
+    pub fn enter() -> Option<Self> {
         (!BUSY.replace(true)).then_some(Self)
     }
 }
@@ -405,53 +404,6 @@ fn wait(py: Python<'_>, mut flush: Flush, limit: Duration) -> PyResult<Option<bo
 fn utc_offset(py: Python<'_>) -> PyResult<i32> {
     let local = py.import("time")?.call_method0("localtime")?;
     local.getattr("tm_gmtoff")?.extract()
-}
-
-/// Has what waits go out before the interpreter ends.
-pub fn flush_at_exit(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let py = module.py();
-    py.import("atexit")?.call_method1("register", (wrap_pyfunction!(at_exit, module)?,)).map(drop)
-}
-
-/// A child of multiprocessing, or of Celery's copy of it, ends without `atexit`. Its own hooks are empty
-/// after the fork, so this is called by the first publisher that is used in it.
-fn flush_at_exit_of_child(py: Python<'_>) -> PyResult<()> {
-    /// One more than the fork generation in which it was called last.
-    static CALLED: AtomicU64 = AtomicU64::new(0);
-    let now = runtime::generation() + 1;
-    if CALLED.swap(now, Ordering::Relaxed) == now {
-        return Ok(());
-    }
-    let modules = py.import("sys")?.getattr("modules")?;
-    for name in ["multiprocessing.util", "billiard.util"] {
-        let util = modules.call_method1("get", (name,))?;
-        if util.is_none() {
-            continue;
-        }
-        let options = PyDict::new(py);
-        options.set_item("exitpriority", -100)?; // after everything that may still publish
-        let hook = wrap_pyfunction!(at_exit, py)?;
-        util.call_method("Finalize", (py.None(), hook), Some(&options))?;
-    }
-    Ok(())
-}
-
-/// Waits for what waits in any publisher; all calls of a process together take no longer than allowed.
-#[pyfunction]
-#[pyo3(name = "_flush_at_exit")]
-fn at_exit(py: Python<'_>) {
-    static SPENT_MILLIS: AtomicU64 = AtomicU64::new(0);
-    let begun = Instant::now();
-    let spent = Duration::from_millis(SPENT_MILLIS.load(Ordering::Relaxed));
-    for mut publisher in Ending::all() {
-        let left = AT_EXIT.saturating_sub(spent + begun.elapsed());
-        py.detach(|| publisher.wait(left));
-        if let Some(_busy) = Busy::enter() {
-            logging::drain(py, publisher.journal());
-        }
-    }
-    let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    SPENT_MILLIS.fetch_add(millis, Ordering::Relaxed);
 }
 
 fn unraisable(py: Python<'_>, done: PyResult<()>) {

@@ -1,6 +1,7 @@
 //! The Python module: classes, functions, and the fork hooks.
 
 mod answer;
+mod at_exit;
 mod bridge;
 mod broker;
 mod callbacks;
@@ -8,14 +9,15 @@ mod connections;
 mod coroutine;
 mod decode;
 mod encode;
-mod encode_line;
 mod errors;
+mod event_json;
 mod event_publisher;
 mod ffi;
 mod logging;
 mod manager;
 mod operation;
 mod options;
+mod orjson;
 mod protocol;
 mod publisher;
 mod pubsub;
@@ -67,7 +69,7 @@ mod _core {
             .set_item("after_in_parent", wrap_pyfunction!(super::after_fork_in_parent, module)?)?;
         hooks.set_item("after_in_child", wrap_pyfunction!(super::after_fork_in_child, module)?)?;
         py.import("os")?.call_method("register_at_fork", (), Some(&hooks))?;
-        super::event_publisher::flush_at_exit(module)?;
+        super::at_exit::register(module)?;
         Ok(())
     }
 }

@@ -1,5 +1,4 @@
-//! From a Python object to JSON as `orjson.dumps(value, default=str)` makes it: the encoding of events,
-//! stats and log lines, which is another than that of upload messages (`encode.rs`).
+//! From a Python object to JSON as `orjson.dumps(value, default=str)` makes it.
 //!
 //! What that refuses is refused here: keys that are no `str`, integers of more than 64 bits, lone
 //! surrogates, more than 254 levels. `tests/test_events_encoding.py` holds one against the other.
@@ -12,96 +11,28 @@ use pyo3::types::{
 };
 
 use super::scalars::{Class, class};
-use crate::events::shorten::shorten;
 
 /// As deep as orjson goes, which also ends circular structures.
 const MAX_DEPTH: usize = 254;
-/// Of a line that is too long this many times its limit is looked at, and the rest is dropped.
-const LOOKED_AT: usize = 4;
-/// What ends a text that was cut.
-const ELLIPSIS: &str = "…";
-
-/// A log line in at most `limit` bytes, and whether it had to be cut for that.
-pub fn line(value: &Bound<'_, PyAny>, limit: usize) -> PyResult<(Vec<u8>, bool)> {
-    let mut out = Out::new(limit);
-    let cut = match value.cast::<PyDict>() {
-        Ok(dict) => members(dict, &mut out, limit),
-        Err(_) => shorter(value, &mut out, 0),
-    };
-    let cut = cut.map_err(|failure| failure.into_error(value.py(), "line", limit))?;
-    if cut || out.bytes.len() > limit {
-        return Ok((shorten(&out.bytes, limit), true));
-    }
-    Ok((out.bytes, false))
-}
-
-/// An event: `{"type":…,"timestamp":…,"data":…}`.
-pub fn event(
-    kind: &Bound<'_, PyString>,
-    data: Option<&Bound<'_, PyAny>>,
-    limit: usize,
-) -> PyResult<Vec<u8>> {
-    let py = kind.py();
-    let mut out = Out::new(limit);
-    let mut write = || {
-        out.bytes.extend_from_slice(b"{\"type\":");
-        encode(kind, &mut out, 1)?;
-        out.bytes.extend_from_slice(b",\"timestamp\":");
-        text(&now(py)?, &mut out)?;
-        out.bytes.extend_from_slice(b",\"data\":");
-        match data {
-            Some(data) => encode(data, &mut out, 1)?,
-            None => out.bytes.extend_from_slice(b"{}"),
-        }
-        out.bytes.push(b'}');
-        out.check()
-    };
-    write().map_err(|failure| failure.into_error(py, "data", limit))?;
-    Ok(out.bytes)
-}
-
-/// Figures, with the timestamp first. A timestamp among them takes its place.
-pub fn figures(stats: &Bound<'_, PyAny>, limit: usize) -> PyResult<Vec<u8>> {
-    let py = stats.py();
-    let payload = PyDict::new(py);
-    payload.set_item(intern!(py, "timestamp"), now(py)?)?;
-    if !stats.hasattr(intern!(py, "keys"))? {
-        let kind = stats.get_type();
-        return Err(PyTypeError::new_err(format!("stats must be a mapping, not {}", kind.name()?)));
-    }
-    payload.call_method1(intern!(py, "update"), (stats,))?;
-    let mut out = Out::new(limit);
-    encode_dict(&payload, &mut out, 0)
-        .and_then(|()| out.check())
-        .map_err(|failure| failure.into_error(py, "stats", limit))?;
-    Ok(out.bytes)
-}
-
-/// `datetime.now().isoformat()`
-fn now(py: Python<'_>) -> PyResult<Bound<'_, PyString>> {
-    static DATETIME: Class = Class::new();
-    let now = class(py, &DATETIME, "datetime", "datetime")?.call_method0(intern!(py, "now"))?;
-    Ok(now.call_method0(intern!(py, "isoformat"))?.cast_into()?)
-}
 
 /// Where JSON is written, and how much of it there may be.
-struct Out {
-    bytes: Vec<u8>,
-    limit: usize,
+pub struct Out {
+    pub bytes: Vec<u8>,
+    pub limit: usize,
 }
 
 impl Out {
-    fn new(limit: usize) -> Self {
+    pub fn new(limit: usize) -> Self {
         Self { bytes: Vec::with_capacity(256), limit }
     }
 
-    fn check(&self) -> Encoded {
+    pub fn check(&self) -> Encoded {
         if self.bytes.len() > self.limit { Err(Failure::TooLarge) } else { Ok(()) }
     }
 }
 
 /// Why not.
-enum Failure {
+pub enum Failure {
     /// More than there may be. What was written is the beginning of it.
     TooLarge,
     /// It has no JSON form; the path is collected from the inside out.
@@ -111,14 +42,14 @@ enum Failure {
 }
 
 impl Failure {
-    fn under(mut self, step: impl FnOnce() -> String) -> Self {
+    pub fn under(mut self, step: impl FnOnce() -> String) -> Self {
         if let Self::Unfit { path, .. } = &mut self {
             path.push(step());
         }
         self
     }
 
-    fn into_error(self, py: Python<'_>, what: &str, limit: usize) -> PyErr {
+    pub fn into_error(self, py: Python<'_>, what: &str, limit: usize) -> PyErr {
         match self {
             Self::TooLarge => {
                 PyValueError::new_err(format!("{what}: more than {limit} bytes as JSON"))
@@ -151,51 +82,9 @@ fn unfit(reason: impl Into<String>) -> Failure {
     Failure::Unfit { reason: reason.into(), cause: None, path: Vec::new() }
 }
 
-type Encoded = Result<(), Failure>;
+pub type Encoded = Result<(), Failure>;
 
-/// The members of a line, each of which is cut where it alone is longer than the line may be. True if
-/// something was cut.
-fn members(dict: &Bound<'_, PyDict>, out: &mut Out, limit: usize) -> Result<bool, Failure> {
-    let mut cut = false;
-    out.bytes.push(b'{');
-    each_item(dict, out, |key, value, out| {
-        if out.bytes.len() > limit * LOOKED_AT {
-            cut = true;
-            return Ok(());
-        }
-        out.limit = usize::MAX;
-        write_key(key, out)?;
-        out.limit = out.bytes.len() + limit;
-        cut |= shorter(value, out, 1).map_err(|failure| failure.under(|| step(key)))?;
-        Ok(())
-    })?;
-    out.bytes.push(b'}');
-    Ok(cut)
-}
-
-/// Writes a value, or the beginning of one that is too long as a string. True if it is.
-fn shorter(value: &Bound<'_, PyAny>, out: &mut Out, depth: usize) -> Result<bool, Failure> {
-    let start = out.bytes.len();
-    match encode(value, out, depth).and_then(|()| out.check()) {
-        Ok(()) => Ok(false),
-        Err(Failure::TooLarge) => {
-            let beginning = out.bytes.split_off(start);
-            let text = String::from_utf8_lossy(&beginning);
-            // Of a string it is one already, but for its end.
-            if text.starts_with('"') {
-                out.bytes.extend_from_slice(text.strip_suffix('"').unwrap_or(&text).as_bytes());
-                out.bytes.extend_from_slice(ELLIPSIS.as_bytes());
-                out.bytes.push(b'"');
-            } else {
-                write(&format!("{text}{ELLIPSIS}"), out)?;
-            }
-            Ok(true)
-        }
-        Err(failure) => Err(failure),
-    }
-}
-
-fn encode(value: &Bound<'_, PyAny>, out: &mut Out, depth: usize) -> Encoded {
+pub fn encode(value: &Bound<'_, PyAny>, out: &mut Out, depth: usize) -> Encoded {
     if encode_plain(value, out)? {
         return Ok(());
     }
@@ -326,7 +215,7 @@ fn encode_items(items: &Bound<'_, PyAny>, out: &mut Out, depth: usize) -> Encode
     Ok(())
 }
 
-fn encode_dict(dict: &Bound<'_, PyDict>, out: &mut Out, depth: usize) -> Encoded {
+pub fn encode_dict(dict: &Bound<'_, PyDict>, out: &mut Out, depth: usize) -> Encoded {
     deeper(depth)?;
     out.bytes.push(b'{');
     each_item(dict, out, |key, value, out| {
@@ -391,7 +280,7 @@ fn deeper(depth: usize) -> Encoded {
 ///
 /// The items are copied only from the first value on whose encoding may run the application's code,
 /// which may change the dict: most log lines have none, and the copy is a fifth of what they cost.
-fn each_item<'py>(
+pub fn each_item<'py>(
     dict: &Bound<'py, PyDict>,
     out: &mut Out,
     mut write: impl FnMut(&Bound<'py, PyAny>, &Bound<'py, PyAny>, &mut Out) -> Encoded,
@@ -429,7 +318,7 @@ fn is_plain(value: &Bound<'_, PyAny>) -> bool {
         || value.is_exact_instance_of::<PyFloat>()
 }
 
-fn write_key(key: &Bound<'_, PyAny>, out: &mut Out) -> Encoded {
+pub fn write_key(key: &Bound<'_, PyAny>, out: &mut Out) -> Encoded {
     let Ok(key) = key.cast_exact::<PyString>() else {
         return Err(unfit(format!("keys must be str, not {}", type_name(key))));
     };
@@ -439,11 +328,11 @@ fn write_key(key: &Bound<'_, PyAny>, out: &mut Out) -> Encoded {
 }
 
 /// A key as a step of a path.
-fn step(key: &Bound<'_, PyAny>) -> String {
+pub fn step(key: &Bound<'_, PyAny>) -> String {
     key.repr().map_or_else(|_| "[?]".to_owned(), |key| format!("[{key}]"))
 }
 
-fn text(text: &Bound<'_, PyString>, out: &mut Out) -> Encoded {
+pub fn text(text: &Bound<'_, PyString>, out: &mut Out) -> Encoded {
     let text = text.to_str().map_err(|_| unfit("a str with a lone surrogate has no UTF-8 form"))?;
     let room = out.limit.saturating_sub(out.bytes.len());
     if text.len() > room {
@@ -464,7 +353,7 @@ fn write_int(int: &Bound<'_, PyInt>, out: &mut Out) -> Encoded {
     }
 }
 
-fn write<T: serde::Serialize + ?Sized>(value: &T, out: &mut Out) -> Encoded {
+pub fn write<T: serde::Serialize + ?Sized>(value: &T, out: &mut Out) -> Encoded {
     serde_json::to_writer(&mut out.bytes, value).map_err(|error| unfit(error.to_string()))
 }
 

@@ -288,14 +288,16 @@ class EventPublisher:
         """
     def stats(self) -> dict[str, Any]:
         """Return counters and gauges by name."""
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        """Return the publisher itself."""
     def __exit__(
         self,
         kind: type[BaseException] | None = None,
         error: BaseException | None = None,
         trace: TracebackType | None = None,
         /,
-    ) -> None: ...
+    ) -> None:
+        """Close it, whatever ended the block."""
 
 @disjoint_base
 class UploadProgressPublisher:

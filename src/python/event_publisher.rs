@@ -332,12 +332,21 @@ impl EventPublisher {
         Ok(stats)
     }
 
+    /// The publisher itself.
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
         slf
     }
 
-    #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+    /// Closes it, whatever ended the block.
+    #[pyo3(signature = (kind=None, error=None, trace=None, /))]
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        kind: Option<&Bound<'_, PyAny>>,
+        error: Option<&Bound<'_, PyAny>>,
+        trace: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let _whatever = (kind, error, trace);
         self.close(py)
     }
 

@@ -108,6 +108,18 @@ wheel: $(VENV)/.installed-dev ## Build dist/*.whl and try it in an empty virtual
 test-matrix: debian-test wheel ## The Python tests on newer CPythons and on uvloop; ARGS="3.14" picks (target/matrix)
 	PYTHON=$(CURDIR)/$(BIN)/python .ci/test-matrix $(ARGS)
 
+.PHONY: test-faults
+test-faults: debian-test $(VENV)/.installed-dev $(VENV)/.built ## 200 seeded runs of faults between fanwire and Redis, a quarter of an hour; ARGS="--seed 7" replays
+	$(BIN)/python -m tests.faults $(ARGS)
+
+.PHONY: soak
+soak: debian-test $(VENV)/.installed-dev $(VENV)/.built ## Ten minutes of load and faults: memory, descriptors and threads stay flat; ARGS="--seconds 60"
+	$(BIN)/python -m tests.soak $(ARGS)
+
+.PHONY: fuzz
+fuzz: ## Fuzz the RESP reader, the reserved member and the client protocol, a minute each; FUZZ_SECONDS=600, ARGS=resp
+	PYTHON="$(PYTHON)" fuzz/run $(ARGS)
+
 .PHONY: bench
 bench: debian-test $(VENV)/.installed-dev $(VENV)/.built ## Figures against the reference and its peers; a full run renews docs/benchmarks.md
 	$(BIN)/python bench/run.py $(ARGS)
@@ -127,7 +139,7 @@ format: $(VENV)/.installed-dev ## rustfmt, ruff format, and ruff's safe fixes
 
 .PHONY: clean
 clean: ## Remove everything that was built, .venv too
-	rm -rf $(VENV) dist target .pytest_cache .mypy_cache .ruff_cache .hypothesis bench/results
+	rm -rf $(VENV) dist target fuzz/corpus fuzz/artifacts fuzz/target .pytest_cache .mypy_cache .ruff_cache .hypothesis bench/results
 	find python -name '*.so' -delete
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

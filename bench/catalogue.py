@@ -16,6 +16,7 @@ NO_MAPS_ALONE = "cannot: subscribing is a call to Redis, there are no maps alone
 NO_NOWAIT = "cannot: no such call"
 MODELS_ONLY = "cannot: messages are models"
 NO_TOPICS = "not measured: no backend for PyView's topics"
+BESIDE_ITSELF = "not measured: fanwire with a history beside fanwire without"
 GROWS_AT_REDIS = "not measured: a million subscriptions are a million SUBSCRIBE calls"
 
 
@@ -190,4 +191,6 @@ def reason_against(entry: Entry, workload: str) -> str | None:
     """Why a contender is not measured at a workload; None: it is."""
     if entry.only and workload not in entry.only:
         return "a ceiling for listeners"
+    if workload.startswith("recovery_") and entry.name != SUBJECT:
+        return BESIDE_ITSELF
     return entry.cannot.get(workload)

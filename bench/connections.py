@@ -7,10 +7,10 @@ import time
 class Tally:
     """Counts deliveries down to zero."""
 
-    __slots__ = ("_done", "_expected", "last_ns", "left")
+    __slots__ = ("_done", "expected", "last_ns", "left")
 
     def __init__(self, expected: int) -> None:
-        self._expected = expected
+        self.expected = expected
         self._done = asyncio.Event()
         self.left = expected
         self.last_ns = 0  # on the clock of the load generator
@@ -21,8 +21,8 @@ class Tally:
 
     def restart(self, expected: int | None = None) -> None:
         if expected is not None:
-            self._expected = expected
-        self.left = self._expected
+            self.expected = expected
+        self.left = self.expected
         self._done.clear()
 
     async def wait(self, seconds: float) -> int:

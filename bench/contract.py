@@ -14,6 +14,7 @@ from load_client import LoadClient
 from rows import Row
 
 __all__ = [
+    "Another",
     "Contender",
     "ContenderModule",
     "Manager",
@@ -51,6 +52,10 @@ class Topics(Protocol):
     def unsubscribe_all(self, session_id: str) -> Awaitable[None]: ...
 
 
+class Another(Protocol):
+    def __call__(self, url: str, *, history: bool) -> "Contender": ...
+
+
 @dataclass(frozen=True)
 class Contender:
     """One side, built and not started. Workloads call its parts directly: no adapter in between."""
@@ -63,6 +68,8 @@ class Contender:
     hears_all: bool = True
     # Makes its backend for topics, with the prefix that PyView's guide has.
     topics: Callable[[], Topics] | None = None
+    # Makes another of its kind, which keeps a history or does not.
+    another: Another | None = None
 
 
 class ContenderModule(Protocol):

@@ -64,6 +64,25 @@ class LoadClient:
         calls: int = (await self._ask({"op": "calls", "command": command}))["calls"]
         return calls
 
+    async def all_calls(self) -> dict[str, int]:
+        """How often Redis has run every command since it started, those of scripts too."""
+        calls: dict[str, int] = (await self._ask({"op": "all_calls"}))["calls"]
+        return calls
+
+    async def reads(self) -> int:
+        """How often Redis has read from a client since it started, this question included."""
+        reads: int = (await self._ask({"op": "reads"}))["reads"]
+        return reads
+
+    async def cpu_seconds(self) -> float:
+        """How much CPU Redis has used since it started."""
+        seconds: float = (await self._ask({"op": "cpu_seconds"}))["seconds"]
+        return seconds
+
+    async def clear(self) -> None:
+        """Redis forgets all that it keeps."""
+        await self._ask({"op": "clear"})
+
     async def until_channels(self, count: int) -> int:
         """Waits until Redis has so many channels with subscribers; when, on the load's clock."""
         at_ns: int = (await self._ask({"op": "until_channels", "count": count}))["at_ns"]

@@ -8,6 +8,10 @@ Takes one JSON request per line on a Unix socket, answers one line each:
     {"op": "until_heard"}: repeats what is prepared   -> {"tries": n}
     {"op": "pin", "cores": [...]}: itself and Redis run on these alone
     {"op": "calls", "command": "publish"}             -> {"calls": n}, of all since the start
+    {"op": "all_calls"}: of every command             -> {"calls": {command: n}}
+    {"op": "reads"}: how often Redis has read from a client since it started -> {"reads": n}
+    {"op": "cpu_seconds"}: CPU that Redis has used since it started             -> {"seconds"}
+    {"op": "clear"}: Redis forgets all that it keeps
     {"op": "until_channels", "count": n}: Redis has so many with subscribers   -> {"at_ns"}
 The clock is CLOCK_MONOTONIC, which all processes of a machine share.
 """
@@ -52,24 +56,36 @@ class Redis:
 
     def calls_of(self, command: str) -> int:
         """How often Redis has run a command since it started."""
-        found = re.search(rf"cmdstat_{command}:calls=(\d+)", self._info("commandstats"))
-        return int(found[1]) if found else 0
+        return self.all_calls().get(command, 0)
+
+    def all_calls(self) -> dict[str, int]:
+        found = re.findall(r"cmdstat_(\S+):calls=(\d+)", self._info("commandstats"))
+        return {command: int(calls) for command, calls in found}
 
     def channels(self) -> int:
         """How many channels have a subscriber; patterns do not count."""
-        found = re.search(r"pubsub_channels:(\d+)", self._info("stats"))
-        if found is None:
-            raise ConnectionError("Redis did not tell its channels")
-        return int(found[1])
+        return self._number("pubsub_channels", "stats")
+
+    def reads(self) -> int:
+        """How often Redis has read from a client since it started."""
+        return self._number("total_reads_processed", "stats")
+
+    def clear(self) -> None:
+        self._socket.sendall(b"FLUSHALL\r\n")
+        if (answer := self.replies(1)) != b"+OK\r\n":
+            raise ConnectionError(f"Redis answered {answer.decode()}")
 
     def cpu_seconds(self) -> float:
         """How much CPU Redis has used, user and system."""
         return sum(map(float, re.findall(r"used_cpu_(?:sys|user):([\d.]+)", self._info("cpu"))))
 
     def process_id(self) -> int:
-        found = re.search(r"process_id:(\d+)", self._info("server"))
+        return self._number("process_id", "server")
+
+    def _number(self, name: str, section: str) -> int:
+        found = re.search(rf"{name}:(\d+)", self._info(section))
         if found is None:
-            raise ConnectionError("Redis did not tell its process id")
+            raise ConnectionError(f"Redis did not tell its {name}")
         return int(found[1])
 
     def _info(self, section: str) -> str:
@@ -152,6 +168,19 @@ class Load:
 
     def calls(self, command: str) -> dict[str, Any]:
         return {"calls": self._redis.calls_of(command)}
+
+    def all_calls(self) -> dict[str, Any]:
+        return {"calls": self._redis.all_calls()}
+
+    def reads(self) -> dict[str, Any]:
+        return {"reads": self._redis.reads()}
+
+    def cpu_seconds(self) -> dict[str, Any]:
+        return {"seconds": self._redis.cpu_seconds()}
+
+    def clear(self) -> dict[str, Any]:
+        self._redis.clear()
+        return {}
 
     def until_channels(self, count: int) -> dict[str, Any]:
         deadline = time.monotonic() + HEARD_SECONDS

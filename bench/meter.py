@@ -32,6 +32,11 @@ class Meter:
         self._cpu = 0
         self._wall = 0
 
+    def __iadd__(self, other: Self) -> Self:
+        self.cpu_seconds += other.cpu_seconds
+        self.wall_seconds += other.wall_seconds
+        return self
+
     def __enter__(self) -> Self:
         if PROFILER:
             _tell_profiler(PROFILER, b"enable\n")

@@ -1,12 +1,14 @@
 //! Microbenchmarks of the core: decode, classify, route, lanes. `cargo bench --no-default-features`.
 
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fanwire::broker::redis::resp::{self, Event};
 use fanwire::channel::Address;
 use fanwire::coalesce::{Coalescer, Rule};
+use fanwire::history::{self, Epoch, Position};
 use fanwire::lane::{Entry, LaneId};
 use fanwire::post::{Bell, LoopMailbox};
 use fanwire::router::{Inbound, Policy, Router};
@@ -120,6 +122,80 @@ fn route(c: &mut Criterion) {
     group.finish();
 }
 
+/// What a recorded message of an upload is.
+fn recorded(position: Position) -> String {
+    let head = history::head(PAYLOAD.as_bytes()).expect("the payload is an object");
+    String::from_utf8(head).expect("the payload is text") + &position.tail()
+}
+
+fn position(c: &mut Criterion) {
+    let text = recorded(Position { epoch: Epoch::random(), offset: 217 });
+    let mut group = c.benchmark_group("position");
+    group.bench_function("of a recorded message", |b| {
+        b.iter(|| Position::of(black_box(text.as_bytes())));
+    });
+    group.bench_function("of another message", |b| {
+        b.iter(|| Position::of(black_box(PAYLOAD.as_bytes())));
+    });
+    group.finish();
+}
+
+/// A batch to as many lanes, one to each; made anew each time, because offsets must grow.
+fn route_recorded(c: &mut Criterion) {
+    let mut group = c.benchmark_group("route to lanes that watch");
+    group.throughput(Throughput::Elements(MESSAGES));
+    for (name, recovers, records) in [
+        ("unrecorded", false, false),
+        ("unrecorded, with a history", true, false),
+        ("recorded", false, true),
+        ("recorded, with a history", true, true),
+    ] {
+        let (router, mailbox, stats) =
+            (Router::new(Policy::default()), event_loop(), ClientStats::default());
+        router.recover(recovers);
+        for number in 0..MESSAGES {
+            let user = format!("user-{number}");
+            let lane = router.open();
+            router.connect(&user, lane);
+            router.bind(lane, &mailbox);
+            router.subscribe(&user, &format!("{number:08}"));
+        }
+        // The broker keeps nothing yet: whatever comes is the first.
+        for (id, ask) in router.take_asks(usize::MAX) {
+            router.catch_up(id, &ask.upload, None, None);
+        }
+        let channels: Vec<String> = (0..MESSAGES).map(|n| format!("upload:{n:08}")).collect();
+        let (epoch, mut offset) = (Epoch::random(), 0);
+        let mut payloads = || {
+            offset += 1;
+            let text = recorded(Position { epoch, offset });
+            vec![if records { text } else { PAYLOAD.to_owned() }; channels.len()]
+        };
+        group.bench_function(name, |b| {
+            b.iter_batched(
+                &mut payloads,
+                |payloads| {
+                    let batch: Vec<Inbound<'_>> = channels
+                        .iter()
+                        .zip(&payloads)
+                        .map(|(channel, payload)| Inbound {
+                            channel: channel.as_bytes(),
+                            payload: payload.as_bytes(),
+                        })
+                        .collect();
+                    router.route(&batch, None, &stats);
+                    drain(&router, &mailbox);
+                    payloads
+                },
+                BatchSize::PerIteration,
+            );
+        });
+        let told: HashMap<_, _> = router.stats.snapshot().into_iter().collect();
+        assert_eq!((told["gaps"], told["duplicates"]), (0, 0), "{name}");
+    }
+    group.finish();
+}
+
 /// Pushes into one lane that is stalled: progress of so many uploads, each overwritten in place.
 fn coalesce(c: &mut Criterion) {
     let mut group = c.benchmark_group("push into a stalled lane");
@@ -208,5 +284,15 @@ fn maps(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, classify, route, coalesce, fan_out, maps);
+criterion_group!(
+    benches,
+    decode,
+    classify,
+    position,
+    route,
+    route_recorded,
+    coalesce,
+    fan_out,
+    maps
+);
 criterion_main!(benches);

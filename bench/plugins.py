@@ -1,5 +1,6 @@
 """Finds contenders and workloads by name, in the order of the report."""
 
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -27,9 +28,15 @@ WORKLOADS_FIRST = (
     "growth",
     "maps",
     "idle",
+    "recovery_publish",
+    "recovery_listen",
+    "recovery_snapshot",
+    "recovery_resume",
 )
 # Workloads in a file of another name.
 FILES = {"watched_2": "watched"}
+# Several workloads under one name.
+GROUPS = {"recovery": [name for name in WORKLOADS_FIRST if name.startswith("recovery_")]}
 
 
 def contender_names() -> list[str]:
@@ -41,6 +48,12 @@ def workload_names() -> list[str]:
     return [name for name in WORKLOADS_FIRST if name in found] + sorted(
         found.difference(WORKLOADS_FIRST)
     )
+
+
+def of_groups(names: Iterable[str]) -> list[str]:
+    """The workloads that are meant, in the order they were named."""
+    each = (workload for name in names for workload in GROUPS.get(name, [name]))
+    return list(dict.fromkeys(each))
 
 
 def contender(name: str) -> ContenderModule:

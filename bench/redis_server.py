@@ -1,8 +1,10 @@
-"""A redis-server of our own, on a free port, with nothing on disk."""
+"""A redis-server of our own, on a free port; with nothing on disk, unless it is given a folder."""
 
+import os
 import socket
 import subprocess
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -11,8 +13,20 @@ STOP_SECONDS = 5.0
 
 
 class RedisServer:
-    def __init__(self) -> None:
-        self.port = _free_port()
+    """With a folder it keeps what it is told, and has what was kept there before.
+
+    `cores`: where it runs; anywhere, if that is not said.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        port: int | None = None,
+        cores: set[int] | None = None,
+    ) -> None:
+        self.port = port or _free_port()
+        self._folder = folder
+        self._cores = cores
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -20,22 +34,29 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Returns once it answers. It can be started again after `stop`."""
         self._process = subprocess.Popen(
             [
                 "redis-server",
                 *("--bind", "127.0.0.1", "--port", str(self.port)),
-                *("--save", "", "--appendonly", "no"),
+                *("--save", "", "--appendonly", "no" if self._folder is None else "yes"),
+                *(() if self._folder is None else ("--dir", str(self._folder))),
                 # A slow contender is measured, not disconnected for being behind.
                 *("--client-output-buffer-limit", "pubsub 0 0 0"),
             ],
             stdout=subprocess.DEVNULL,
         )
+        if self._cores is not None:
+            os.sched_setaffinity(self._process.pid, self._cores)
         try:
             self._wait_until_up(self._process)
         except BaseException:
             self.stop()
             raise
-        return self
 
     def __exit__(
         self,
@@ -76,7 +97,8 @@ class RedisServer:
                     if sock.recv(64).startswith(b"+PONG"):
                         return
             except OSError:
-                time.sleep(0.02)
+                pass
+            time.sleep(0.005)  # it is not up, or reads what it has kept
         raise RuntimeError(f"redis-server was not up within {START_SECONDS:g} s")
 
 

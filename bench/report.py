@@ -10,7 +10,8 @@ from typing import Any
 from catalogue import BASELINE, SUBJECT
 from rows import Row
 
-# A workload with more figures than this is shown with a line for each figure instead.
+# A workload with more figures than this is shown with a line for each figure instead, and so is one
+# that a single contender was measured at.
 COLUMNS = 9
 VERDICTS = {None: "", True: "met", False: "MISSED"}
 
@@ -143,7 +144,7 @@ def table(report: Report, workload: str) -> list[list[str]]:
     measured = [name for name in report.contenders if workload in report.figures.get(name, {})]
     if not measured:
         return []
-    if len(shown) > COLUMNS:
+    if len(shown) > COLUMNS or len(measured) == 1:
         head = ["", *(report.contenders[name] for name in measured)]
         return [head] + [
             [_heading(row), *(_cell(report, name, workload, row) for name in measured)]

@@ -20,22 +20,22 @@ HERE = Path(__file__).parent
 
 
 @asynccontextmanager
-async def own_cores(load: LoadClient) -> AsyncIterator[None]:
-    """Redis, the load and the prober get the first core, this process all others.
+async def own_cores(load: LoadClient) -> AsyncIterator[set[int]]:
+    """Redis, the load and the prober get the first core, this process all others. Gives theirs.
 
     Without that, what is seen is mostly how long the kernel lets a process wait for a core. It is
     the harder half for a contender with a thread of its own, which shares its core with the loop.
     """
     cores = os.sched_getaffinity(0)
     if len(cores) == 1:
-        yield
+        yield cores
         return
     theirs = {min(cores)}
     await load.pin(theirs)
     for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 - threads, not paths
         os.sched_setaffinity(int(thread), cores - theirs)
     try:
-        yield
+        yield theirs
     finally:
         await load.pin(cores)
 

@@ -299,7 +299,6 @@ impl Client {
     fn outbox(&self) -> Result<Arc<Outbox>, Error> {
         let mut process = self.process();
         if process.publishing.as_ref().is_none_or(JoinHandle::is_finished) {
-            process.outbox.done(); // what a task had in hand that has ended by a panic
             let job = publish::Job {
                 url: self.url.clone(),
                 limits: self.limits,
@@ -307,7 +306,7 @@ impl Client {
                 stats: Arc::clone(&self.stats),
                 journal: Arc::clone(&self.journal),
             };
-            process.publishing = Some(runtime::spawn(publish::run(job))?);
+            process.publishing = Some(runtime::spawn(publish::keep_running(job))?);
         }
         Ok(Arc::clone(&process.outbox))
     }

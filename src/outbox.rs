@@ -286,6 +286,13 @@ impl Outbox {
         }
     }
 
+    /// Says that what [`Outbox::next`] gave last is gone, nobody knows how. Returns how many they were.
+    pub fn lose(&self) -> usize {
+        let lost = self.inner.lock().in_hand;
+        self.done();
+        lost
+    }
+
     /// Says that what [`Outbox::next`] gave last has been answered.
     pub fn done(&self) {
         let mut inner = self.inner.lock();

@@ -4,12 +4,16 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Unexpected, Visitor};
 
 use crate::history::{Epoch, LARGEST, Position};
 
 /// A larger frame is none of ours.
 pub const MOST_BYTES: usize = 64 << 10;
+
+/// What an error calls a string: serde's own word would repeat all of it. It is heard only where
+/// `deserialize_any` is asked for.
+const A_STRING: Unexpected<'_> = Unexpected::Other("a string");
 
 /// What a client has already.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +76,7 @@ impl<'a> ClientMessage<'a> {
             "ping" => Ok(Self::Ping),
             "pong" => Ok(Self::Pong),
             other => {
-                let shown: String = other.chars().take(40).collect();
+                let shown: String = other.chars().take(24).collect();
                 Err(format!("unknown action {shown:?}"))
             }
         }
@@ -94,7 +98,7 @@ struct Frame<'a> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Frame<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(FrameVisitor)
+        deserializer.deserialize_any(FrameVisitor)
     }
 }
 
@@ -106,6 +110,10 @@ impl<'de> Visitor<'de> for FrameVisitor {
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("an object")
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
+        Err(E::invalid_type(A_STRING, &self))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
@@ -126,17 +134,65 @@ impl<'de> Visitor<'de> for FrameVisitor {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Since<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Fields<'a> {
-            #[serde(borrow)]
-            epoch: Cow<'a, str>,
-            offset: u64,
+        deserializer.deserialize_any(SinceVisitor)
+    }
+}
+
+/// By hand: a derived one would take an array as well.
+struct SinceVisitor;
+
+impl<'de> Visitor<'de> for SinceVisitor {
+    type Value = Since<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object with \"epoch\" and \"offset\"")
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
+        Err(E::invalid_type(A_STRING, &self))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let (mut epoch, mut offset) = (None, None);
+        while let Some(Text(name)) = members.next_key()? {
+            match &*name {
+                "epoch" => epoch = Some(members.next_value::<Text<'de>>()?),
+                "offset" => offset = Some(members.next_value::<Offset>()?),
+                _ => drop(members.next_value::<IgnoredAny>()?),
+            }
         }
-        let Fields { epoch, offset } = Fields::deserialize(deserializer)?;
+        let Text(epoch) = epoch.ok_or_else(|| A::Error::missing_field("epoch"))?;
+        let Offset(offset) = offset.ok_or_else(|| A::Error::missing_field("offset"))?;
+        Ok(Since { epoch, offset })
+    }
+}
+
+struct Offset(u64);
+
+impl<'de> Deserialize<'de> for Offset {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OffsetVisitor)
+    }
+}
+
+struct OffsetVisitor;
+
+impl Visitor<'_> for OffsetVisitor {
+    type Value = Offset;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a number from 0 as \"offset\"")
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
+        Err(E::invalid_type(A_STRING, &self))
+    }
+
+    fn visit_u64<E: Error>(self, offset: u64) -> Result<Self::Value, E> {
         if offset > LARGEST {
-            return Err(serde::de::Error::custom("\"offset\" is too large"));
+            return Err(E::custom("\"offset\" is too large"));
         }
-        Ok(Self { epoch, offset })
+        Ok(Offset(offset))
     }
 }
 

@@ -48,8 +48,21 @@ pub struct Job {
 /// How often in a row a broker may say that it must be asked again.
 const ROUNDS: usize = 3;
 
-/// Runs until the outbox is closed.
-pub async fn run(job: Job) {
+/// Runs until the outbox is closed. A fault in fanwire costs the messages in hand, which are counted.
+pub async fn keep_running(job: Job) {
+    while let Err(panic) = runtime::contained(run(&job)).await {
+        let gate = runtime::gate();
+        let lost = job.outbox.lose();
+        job.stats.panics.add(1);
+        job.stats.publish_failed.add(lost as u64);
+        let text = format!("publishing starts over, {lost} messages are lost: {panic}");
+        job.journal.add(Level::Error, text);
+        drop(gate);
+        tokio::time::sleep(backoff(1, jitter())).await;
+    }
+}
+
+async fn run(job: &Job) {
     let mut sender = Sender {
         link: None,
         source: history::random().get(),
@@ -65,14 +78,14 @@ pub async fn run(job: Job) {
             if !job.outbox.due().await {
                 return;
             }
-            if let Err(error) = sender.connect(&job).await {
-                sender.hold(&job, Vec::new(), &error).await;
+            if let Err(error) = sender.connect(job).await {
+                sender.hold(job, Vec::new(), &error).await;
                 continue;
             }
         }
         let Some(batch) = job.outbox.next(BATCH, BATCH_BYTES).await else { return };
-        let fates = match sender.connect(&job).await {
-            Ok(()) => sender.send(&job, batch).await,
+        let fates = match sender.connect(job).await {
+            Ok(()) => sender.send(job, batch).await,
             Err(error) => {
                 let fate = |error| match sender.attempt {
                     0 if Error::is_permanent(&error) => Fate::Failed(error),
@@ -81,8 +94,8 @@ pub async fn run(job: Job) {
                 batch.into_iter().map(|item| (item, fate(error.clone()))).collect()
             }
         };
-        if let Some((back, error)) = sender.settle(&job, fates) {
-            sender.hold(&job, back, &error).await;
+        if let Some((back, error)) = sender.settle(job, fates) {
+            sender.hold(job, back, &error).await;
         }
     }
 }

@@ -133,9 +133,10 @@ pub async fn run(job: &Job) {
     let probes = !matches!(job.url.target, Target::Memory);
     let reads = job.limits.history.is_some();
     let mut probe_at = Instant::now() + PROBE_AFTER;
+    let mut attended = None;
     loop {
         tokio::select! {
-            router = due(&job.uploads), if reads => reader.read(&router).await,
+            router = due(&job.uploads, &mut attended), if reads => reader.read(&router).await,
             () = tokio::time::sleep_until(probe_at), if probes => {
                 reader.probe().await;
                 probe_at = Instant::now() + PROBE_AFTER;
@@ -146,7 +147,7 @@ pub async fn run(job: &Job) {
 }
 
 /// Waits until the router of the moment has reads that are due.
-async fn due(uploads: &Uploads) -> Arc<Router> {
+async fn due(uploads: &Uploads, attended: &mut Option<Attended>) -> Arc<Router> {
     loop {
         let router = {
             let _gate = runtime::gate();
@@ -155,9 +156,9 @@ async fn due(uploads: &Uploads) -> Arc<Router> {
         match router {
             // Another router may have taken its place meanwhile.
             Some(router) => {
-                {
+                if attended.as_ref().is_none_or(|old| !Arc::ptr_eq(&old.0, &router)) {
                     let _gate = runtime::gate();
-                    router.recover(true);
+                    *attended = Some(Attended::to(&router));
                 }
                 if timeout(LOOK_AGAIN, router.read_due()).await.is_ok() {
                     return router;
@@ -165,6 +166,24 @@ async fn due(uploads: &Uploads) -> Arc<Router> {
             }
             None => tokio::time::sleep(LOOK_AGAIN).await,
         }
+    }
+}
+
+/// A router whose reads are made. While there is one, another listener's word that it has no history does
+/// not count.
+struct Attended(Arc<Router>);
+
+impl Attended {
+    fn to(router: &Arc<Router>) -> Self {
+        router.attend();
+        router.recover(true);
+        Self(Arc::clone(router))
+    }
+}
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        self.0.leave_unattended();
     }
 }
 

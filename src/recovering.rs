@@ -34,6 +34,9 @@ impl Router {
 
     /// Says whether the listener of this router keeps a history.
     pub fn recover(&self, on: bool) {
+        if !on && self.readers.load(Ordering::Acquire) > 0 {
+            return;
+        }
         let mode = if on { ON } else { OFF };
         if self.recovers.swap(mode, Ordering::AcqRel) == mode {
             return;
@@ -49,6 +52,16 @@ impl Router {
         let due = inner.recovery.is_due();
         drop(inner);
         self.ring(due);
+    }
+
+    /// Somebody makes the reads that are due.
+    pub fn attend(&self) {
+        self.readers.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Somebody does so no more.
+    pub fn leave_unattended(&self) {
+        self.readers.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Has every upload compared with its history: the listener may have missed something.

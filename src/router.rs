@@ -5,7 +5,7 @@
 //! checked, or while a bell is rung. Lock order: router, then mailbox.
 
 use std::any::Any;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, AtomicUsize};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -90,6 +90,8 @@ pub struct Router {
     pub spread: DeliverySpread,
     /// Whether messages are expected to carry positions, if that is known.
     pub(crate) recovers: AtomicU8,
+    /// Listeners that make the reads which are due.
+    pub(crate) readers: AtomicUsize,
     /// Rung when a read of the history is due.
     pub(crate) reads: Notify,
     owner: OnceLock<Weak<dyn Any + Send + Sync>>,
@@ -117,7 +119,17 @@ impl Router {
         let (inner, stats, owner) = (Mutex::default(), DeliveryStats::default(), OnceLock::new());
         let spread = DeliverySpread::default();
         let (recovers, reads) = (AtomicU8::new(0), Notify::new());
-        Arc::new(Self { inner, policy, channels, stats, spread, recovers, reads, owner })
+        Arc::new(Self {
+            inner,
+            policy,
+            channels,
+            stats,
+            spread,
+            recovers,
+            readers: AtomicUsize::new(0),
+            reads,
+            owner,
+        })
     }
 
     /// Says to what in the binding this router belongs. The first call counts.

@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +69,7 @@ class Delivery:
     def publish(self, *messages: Message) -> None:
         for channel, message in messages:
             kind, _, name = channel.partition(":")
-            by_kind = {
+            by_kind: dict[str, Callable[[str, Any], bool]] = {
                 "upload": self.publisher.publish_nowait,
                 "user": self.publisher.publish_to_user_nowait,
             }

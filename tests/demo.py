@@ -223,11 +223,12 @@ class Instance:
 
     @asynccontextmanager
     async def begin(
-        self, user: str, upload_id: str, size: int, body: bytes
+        self, user: str, upload_id: str, size: int, body: bytes, query: str = ""
     ) -> AsyncIterator[asyncio.StreamReader]:
         """Sends the head of an upload and the first bytes of its body; hangs up after the block."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        head = f"PUT /uploads/{upload_id} HTTP/1.1\r\nHost: demo\r\nContent-Length: {size}\r\n"
+        head = f"PUT /uploads/{upload_id}{query} HTTP/1.1\r\nHost: demo\r\n"
+        head += f"Content-Length: {size}\r\n"
         writer.write(f"{head}Authorization: Bearer {user}\r\n\r\n".encode() + body)
         try:
             await writer.drain()
@@ -267,8 +268,8 @@ class Client:
         await self.send({"action": "ping"})
         assert await self.receive() == {"action": "pong"}
 
-    async def watch(self, upload_id: str) -> None:
-        await self.send({"action": "subscribe_upload", "upload_id": upload_id})
+    async def watch(self, upload_id: str, since: Any = None) -> None:
+        await self.send({"action": "subscribe_upload", "upload_id": upload_id, "since": since})
 
     async def until_over(self) -> list[Any]:
         """All that comes, up to the message that ends an upload."""

@@ -25,6 +25,8 @@ enum Step {
     Mend,
     /// The server loses everything.
     Flush,
+    /// The server starts anew from a copy that lacks so many messages; the listener's connection breaks.
+    GoBack(usize),
     /// A lane begins to watch; with what it had when it watched last, or with nothing.
     Join(u32, bool),
     Leave(u32),
@@ -43,6 +45,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Break),
         2 => Just(Step::Mend),
         1 => Just(Step::Flush),
+        1 => (1..4usize).prop_map(Step::GoBack),
         3 => (0..3u32, any::<bool>()).prop_map(|(lane, since)| Step::Join(lane, since)),
         1 => (0..3u32).prop_map(Step::Leave),
         4 => Just(Step::Read),
@@ -57,8 +60,10 @@ const KEPT: u64 = 4;
 #[derive(Debug, Default)]
 struct Server {
     epoch: u64,
-    /// Offset and whether it is progress.
-    log: Vec<(u64, bool)>,
+    /// Offset, whether it is progress, and since when the server runs.
+    log: Vec<(u64, bool, usize)>,
+    /// What was the newest offset at each start.
+    starts: Vec<u64>,
 }
 
 impl Server {
@@ -67,40 +72,52 @@ impl Server {
     }
 
     fn last(&self) -> Option<Position> {
-        let (offset, _) = *self.log.last()?;
+        let (offset, ..) = *self.log.last()?;
         Some(Position { epoch: self.epoch(), offset })
     }
 
+    /// Whether what was published in the time of an earlier start is not its past any more.
+    fn went_back(&self, start: usize, at: Option<Position>) -> bool {
+        let since = self.starts.iter().skip(start);
+        at.is_some_and(|at| since.min().is_some_and(|newest| *newest < at.offset))
+    }
+
     fn milestone(&self) -> Option<u64> {
-        self.log.iter().rev().find(|(_, progress)| *progress).map(|(offset, _)| *offset)
+        self.log.iter().rev().find(|(_, progress, _)| *progress).map(|(offset, ..)| *offset)
     }
 
     fn read(&self, since: Option<Position>) -> Option<Found> {
         let last = self.last()?;
         let milestone = self.milestone();
         let since = since.filter(|at| at.epoch == last.epoch && at.offset <= last.offset);
-        let state = milestone.unwrap_or(1);
-        let from = since.map_or(state, |at| state.min(at.offset + 1));
+        let from = match since {
+            Some(at) => milestone.unwrap_or(u64::MAX).min(at.offset + 1),
+            None => milestone.unwrap_or(1),
+        };
         let is_kept = |offset: u64| offset + KEPT > last.offset || Some(offset) == milestone;
         let entries = if since.is_some_and(|at| at.offset == last.offset) {
             Vec::new()
         } else {
-            let kept = self.log.iter().map(|(offset, _)| *offset);
-            let kept = kept.filter(|offset| *offset >= from && is_kept(*offset));
-            kept.map(|offset| (offset, payload(Some(Position { offset, ..last })))).collect()
+            let kept = self.log.iter();
+            let kept = kept.filter(|(offset, ..)| *offset >= from && is_kept(*offset));
+            kept.map(|(offset, _, start)| {
+                (*offset, payload(Position { offset: *offset, ..last }, *start))
+            })
+            .collect()
         };
         Some(Found { epoch: last.epoch, last: last.offset, milestone, entries })
     }
 }
 
-fn payload(position: Option<Position>) -> Payload {
-    let text = position.map(|at| format!("{} {}", at.epoch, at.offset)).unwrap_or_default();
-    Message::new(text, Class::default())
+fn payload(at: Position, start: usize) -> Payload {
+    Message::new(format!("{} {} {start}", at.epoch, at.offset), Class::default())
 }
 
-fn read_back(text: &str) -> Position {
-    let (epoch, offset) = text.split_once(' ').unwrap();
-    Position { epoch: Epoch::parse(epoch.as_bytes()).unwrap(), offset: offset.parse().unwrap() }
+fn read_back(text: &str) -> (Position, usize) {
+    let mut words = text.split(' ');
+    let epoch = Epoch::parse(words.next().unwrap().as_bytes()).unwrap();
+    let offset = words.next().unwrap().parse().unwrap();
+    (Position { epoch, offset }, words.next().unwrap().parse().unwrap())
 }
 
 /// A client: what it has, and whether it has begun.
@@ -109,6 +126,8 @@ struct Client {
     generation: u32,
     watches: bool,
     at: Option<Position>,
+    /// Since when the server ran that published it.
+    start: usize,
     /// Whether the next message may stand anywhere: it has just begun, or was told to start over.
     open: bool,
     /// Whether it has had nothing but the milestone of a state: what follows may have been trimmed.
@@ -119,7 +138,7 @@ struct Client {
 struct World {
     server: Server,
     recovery: Recovery,
-    channel: VecDeque<Position>,
+    channel: VecDeque<(Position, usize)>,
     connected: bool,
     clients: BTreeMap<u32, Client>,
     answer: Option<(TrackId, Option<Found>)>,
@@ -137,14 +156,16 @@ impl World {
             (client.open, client.at) = (true, None);
             return;
         }
-        let position = read_back(text);
+        let (position, start) = read_back(text);
+        let went_back = self.server.went_back(client.start, client.at);
         if let (false, Some(at)) = (client.open, client.at) {
             assert_eq!(at.epoch, position.epoch, "another epoch without a resync");
             assert!(at.offset < position.offset, "a step back");
+            assert!(start == client.start || !went_back, "of another past without a resync");
             assert!(at.offset + 1 == position.offset || client.at_milestone, "a hole");
         }
         client.at_milestone = std::mem::take(&mut client.open);
-        client.at = Some(position);
+        (client.at, client.start) = (Some(position), start);
     }
 
     fn answered(&mut self, id: TrackId, found: Option<&Found>) {
@@ -158,23 +179,24 @@ impl World {
     fn take(&mut self, step: Step) {
         match step {
             Step::Publish(progress) => {
-                let offset = self.server.log.last().map_or(0, |(offset, _)| *offset) + 1;
-                self.server.log.push((offset, progress));
+                let offset = self.server.log.last().map_or(0, |(offset, ..)| *offset) + 1;
+                let start = self.server.starts.len();
+                self.server.log.push((offset, progress, start));
                 if self.connected {
-                    self.channel.push_back(self.server.last().unwrap());
+                    self.channel.push_back((self.server.last().unwrap(), start));
                 }
             }
             Step::Carry(count) => {
                 for _ in 0..count {
-                    let Some(position) = self.channel.pop_front() else { break };
+                    let Some((position, start)) = self.channel.pop_front() else { break };
                     if !self.clients.values().any(|client| client.watches) {
                         continue; // the router drops it
                     }
-                    let arrival =
-                        self.recovery.arrive(UPLOAD, Some(position), &payload(Some(position)));
+                    let payload = payload(position, start);
+                    let arrival = self.recovery.arrive(UPLOAD, Some(position), &payload);
                     if arrival.turn == Turn::Now {
                         for lane in self.recovery.lanes_here(UPLOAD) {
-                            self.receive(lane, &payload(Some(position)).text);
+                            self.receive(lane, &payload.text);
                         }
                     }
                 }
@@ -193,12 +215,24 @@ impl World {
                 self.server.epoch += 1;
                 self.server.log.clear();
             }
+            Step::GoBack(count) => {
+                self.take(Step::Break);
+                let left = self.server.log.len().saturating_sub(count);
+                self.server.log.truncate(left);
+                let newest = self.server.log.last().map_or(0, |(offset, ..)| *offset);
+                self.server.starts.push(newest);
+                if self.server.log.is_empty() {
+                    self.server.epoch += 1;
+                }
+            }
             Step::Join(index, with_since) => {
                 let client = self.clients.entry(index).or_default();
                 if client.watches {
                     return;
                 }
-                let since = client.at.filter(|_| with_since && !client.open);
+                // A client's word cannot be compared with another past.
+                let knows = !self.server.went_back(client.start, client.at);
+                let since = client.at.filter(|_| with_since && !client.open && knows);
                 client.generation += 1;
                 client.watches = true;
                 client.open = since.is_none();

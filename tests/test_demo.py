@@ -92,6 +92,12 @@ async def test_what_cannot_be_read_is_closed_with_4004_before_auth(
         '{"action":"subscribe_upload","upload_id":7}',
         '{"action":"subscribe_upload","upload_id":""}',
         '{"action":"subscribe_upload","upload_id":"\\ud800"}',
+        json.dumps({"action": "subscribe_upload", "upload_id": "x" * 201}),
+        '{"action":"subscribe_upload","upload_id":"u1","since":17}',
+        '{"action":"subscribe_upload","upload_id":"u1","since":{"epoch":"00000000000000ff"}}',
+        '{"action":"subscribe_upload","upload_id":"u1","since":{"epoch":"x","offset":-1}}',
+        '{"action":"unsubscribe_upload"}',
+        '{"type":"auth","token":"again"}',
     ],
 )
 async def test_what_makes_no_sense_is_closed_with_4004_and_cleaned_up(
@@ -107,15 +113,16 @@ async def test_what_makes_no_sense_is_closed_with_4004_and_cleaned_up(
 
 async def test_subscribing_and_unsubscribing(shared: OwnInstance) -> None:
     client = await shared.instance.sign_in("ada")
+    longest = "x" * 200
     await client.watch("u1")
-    await client.watch("u2")
+    await client.watch(longest)
     await client.settled()
-    await shared.until_state(connections=["ada"], watched=["u1", "u2"])
+    await shared.until_state(connections=["ada"], watched=["u1", longest])
     await client.send({"action": "unsubscribe_upload", "upload_id": "u1"})
     await client.send({"action": "unsubscribe_upload", "upload_id": "never watched"})
     await client.send({"action": "pong"})
     await client.settled()
-    await shared.until_state(watched=["u2"])
+    await shared.until_state(watched=[longest])
     await client.socket.close()
     # The heartbeat's next turn is half a minute away: it was ended, and did not find out by itself.
     await shared.until_state(connections=[], watched=[], heartbeats=0)
@@ -145,7 +152,8 @@ async def test_the_heartbeat_goes_on_and_ends_with_its_client(
 
 
 def check_messages(messages: list[Any], upload_id: str) -> None:
-    """The shapes that clients know, with nothing more in them; a bar that never runs backwards."""
+    """The shapes that clients know, and where each stands; a bar that never runs backwards."""
+    check_positions([message["_fanwire"] for message in messages])
     *progress, completed = messages
     for message in progress:
         payload = message["payload"]
@@ -161,6 +169,7 @@ def check_messages(messages: list[Any], upload_id: str) -> None:
                 "description_audit_score": None,
             },
             "timestamp": message["timestamp"],
+            "_fanwire": message["_fanwire"],
         }
         assert isinstance(payload["progress_percent"], int)
     percents = [message["payload"]["progress_percent"] for message in progress]
@@ -177,7 +186,15 @@ def check_messages(messages: list[Any], upload_id: str) -> None:
         "description": completed["description"],
         "audit_score": None,
         "timestamp": completed["timestamp"],
+        "_fanwire": completed["_fanwire"],
     }
+
+
+def check_positions(positions: list[Any]) -> None:
+    """Of one epoch, and each newer than the one before."""
+    assert len({position["epoch"] for position in positions}) == 1
+    offsets = [position["offset"] for position in positions]
+    assert offsets == sorted(set(offsets))
 
 
 @pytest.mark.parametrize(
@@ -282,6 +299,7 @@ async def test_an_upload_that_turns_out_too_large_fails(
         "upload_id": upload_id,
         "error_message": reason,
         "timestamp": failed["timestamp"],
+        "_fanwire": failed["_fanwire"],
     }
     await shared.until_state(temporary_files=0)
     await watcher.socket.close()
@@ -355,16 +373,11 @@ async def test_an_upload_to_one_instance_is_watched_on_the_other(redis_server: R
         content = b"".join(b"row %d\n" % number for number in range(300_000))
         upload_id = await one.new_upload("ada", len(content))
         await watcher.watch(upload_id)
-        await watcher.settled()
         answer, messages, announced = await asyncio.gather(
             one.put("ada", upload_id, content), watcher.until_over(), owner.receive()
         )
         assert announced["payload"]["file_name"] == "rows.csv"
-        # The other instance does not know of an upload that waits, hence no first message of it.
-        as_queued = {"stage": "queued", "status": "pending", "progress_percent": 0}
-        payload = {**messages[0]["payload"], **as_queued}
-        queued = {"action": "upload_progress", "payload": payload, "timestamp": ""}
-        check_messages([queued, *messages], upload_id)
+        check_messages(messages, upload_id)
         assert answer.json["lines"] == 300_000
         assert answer.json["sha256"] in messages[-1]["description"]
         await owner.socket.close()

@@ -173,6 +173,10 @@ async def test_the_example_of_the_repository_works(redis_server: RedisServer) ->
         messages = await watcher.until_over()
         assert messages[-1]["action"] == "upload_completed"
         assert answer.json["sha256"] in messages[-1]["description"]
+        late = await instance.connect("/ws/cleo")
+        await late.socket.send("u1")
+        assert await late.receive() == messages[-1], "a page that is opened late shows it at once"
+        await late.socket.close()
         empty = await instance.put("ada", "u1", b"")
         in_chunks = await instance.put("ada", "u1", iter([b"x" * 1000, b"x"]))
         assert [empty.json["size"], in_chunks.json["size"]] == [0, 1001]

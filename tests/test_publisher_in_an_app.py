@@ -17,9 +17,9 @@ class NotedPublisher(fanwire.UploadProgressPublisher):
         super().__init__(url, **options)
         self.notes = notes
 
-    async def publish_progress(self, upload_id: str, message: Any) -> None:
+    async def publish_progress(self, upload_id: str, message: Any, **options: Any) -> Any:
         self.notes.append(upload_id)
-        await super().publish_progress(upload_id, message)
+        return await super().publish_progress(upload_id, message, **options)
 
 
 async def test_a_subclass_with_its_own_constructor(

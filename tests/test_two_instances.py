@@ -17,6 +17,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.conftest import Unique
 from tests.deadlines import DEADLINE_SECONDS, until
 from tests.interpreters import ROOT, environment
 from tests.messages import completed, progress
@@ -26,8 +27,9 @@ from tests.redis_server import RedisServer
 class Instance:
     """The app in a process of its own, on a port that is taken before the process begins."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *options: str) -> None:
         self._url = url
+        self._options = options
 
     def __enter__(self) -> Self:
         with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -39,6 +41,7 @@ class Instance:
                     "tests.apps.progress_app",
                     str(listening.fileno()),
                     self._url,
+                    *self._options,
                 ],
                 pass_fds=[listening.fileno()],
                 stderr=subprocess.PIPE,
@@ -96,6 +99,15 @@ def instances(redis_server: RedisServer) -> Iterator[tuple[Instance, Instance]]:
         )
 
 
+@pytest.fixture
+def instances_with_history(redis_server: RedisServer) -> Iterator[tuple[Instance, Instance]]:
+    with ExitStack() as stack:
+        yield (
+            stack.enter_context(Instance(redis_server.url, "history")),
+            stack.enter_context(Instance(redis_server.unix_url, "history")),
+        )
+
+
 async def text_of(client: ClientConnection) -> str:
     text = await asyncio.wait_for(client.recv(), DEADLINE_SECONDS)
     assert isinstance(text, str)
@@ -122,9 +134,9 @@ async def test_progress_of_one_instance_is_seen_on_the_other(
     sent.append(completed("u1").model_dump_json())
     for body in sent:
         await first.request("/uploads/u1/progress", body)
-    for client in (watching, same):
-        received = [await text_of(client) for _ in sent]
-        assert [json.loads(text) for text in received] == [json.loads(body) for body in sent]
+        # One after another: where a client is behind, newer progress takes the place of older.
+        for client in (watching, same):
+            assert json.loads(await text_of(client)) == json.loads(body)
     await first.request("/uploads/u2/progress", '{"n":2}')
     assert await text_of(other) == '{"n":2}'
     await second.request("/users/bob/messages", '{"n":3}')
@@ -184,3 +196,43 @@ async def test_an_instance_says_goodbye_when_it_is_told_to_end(
     await until(lambda: second.process.poll() is not None, "the process ends")
     # Uvicorn repeats the signal that ended it.
     assert second.process.returncode in (0, -signal.SIGTERM)
+
+
+async def recorded(client: ClientConnection) -> dict[str, Any]:
+    """The next message that is not the app's own confirmation."""
+    while (message := json.loads(await text_of(client)))["action"] == "subscribed":
+        pass
+    assert isinstance(message, dict)
+    return message
+
+
+async def test_who_vanished_gets_on_the_other_instance_what_was_missed(
+    instances_with_history: tuple[Instance, Instance], unique: Unique
+) -> None:
+    first, second = instances_with_history
+    upload_id = unique("upload")
+    path = f"/uploads/{upload_id}/progress"
+    await first.until_state(running=True)
+    await second.until_state(running=True)
+    await first.request(path, progress(upload_id, 10).model_dump_json())
+    vanishing = await second.socket("ada")
+    await vanishing.send(json.dumps({"upload_id": upload_id}))
+    known = await recorded(vanishing)
+    assert known["payload"]["progress_percent"] == 10
+    reset(vanishing)
+    for body in (progress(upload_id, 20), completed(upload_id)):
+        await first.request(path, body.model_dump_json())
+
+    back = await first.socket("ada")
+    since = known["_fanwire"]
+    await back.send(json.dumps({"upload_id": upload_id, "since": since}))
+    positions = [(await recorded(back))["_fanwire"]]
+    if positions[0]["offset"] == 2:  # unless newer progress overwrote it
+        positions.append((await recorded(back))["_fanwire"])
+    assert positions[-1] == {"epoch": since["epoch"], "offset": 3}
+    late = await second.socket("bob")
+    await late.send(json.dumps({"upload_id": upload_id}))
+    last = await recorded(late)
+    assert (last["action"], last["_fanwire"]) == ("upload_completed", positions[-1])
+    for client in (back, late):
+        await client.close()

@@ -9,7 +9,7 @@ import fanwire
 from fanwire import _core
 
 
-def build(url: str) -> Contender:
+def build(url: str, *, history: bool = False) -> Contender:
     profile = getattr(_core, "__build_profile__", "unknown")
     if profile != "release":
         raise SystemExit(f"fanwire is a {profile} build: measure a release build")
@@ -18,5 +18,6 @@ def build(url: str) -> Contender:
     if "coalesce" in signature(fanwire.ConnectionManager).parameters:
         options["coalesce"] = False
     manager = fanwire.ConnectionManager(**options)
-    publisher = fanwire.UploadProgressPublisher(url, manager=manager)
-    return Contender(manager, publisher, topics=lambda: fanwire.RedisPubSub(url))
+    kept = fanwire.History() if history else None
+    publisher = fanwire.UploadProgressPublisher(url, manager=manager, history=kept)
+    return Contender(manager, publisher, topics=lambda: fanwire.RedisPubSub(url), another=build)

@@ -19,13 +19,14 @@ from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import HTMLResponse
 from starlette.requests import ClientDisconnect
 
-from fanwire import get_manager, get_publisher, init_manager, init_publisher
+from fanwire import History, get_manager, get_publisher, init_manager, init_publisher
 
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     init_manager()
-    init_publisher(os.environ.get("FANWIRE_URL", "memory://"))
+    # With a history, a page that is opened late shows at once where the upload stands.
+    init_publisher(os.environ.get("FANWIRE_URL", "memory://"), history=History(ttl=3600))
     await get_publisher().start()
     yield
     await get_manager().disconnect_all()
@@ -80,7 +81,7 @@ async def watch(websocket: WebSocket, user_id: str) -> None:
     await manager.connect(user_id, websocket)
     try:
         async for upload_id in websocket.iter_text():
-            await manager.subscribe_upload(user_id, upload_id)
+            await manager.subscribe_upload(user_id, upload_id, connection=websocket)
     except WebSocketDisconnect:
         pass  # gone in the middle of a message: as good a way to leave as any
     finally:

@@ -48,7 +48,7 @@ class ClientMessage:
     def since(self) -> tuple[str, int] | None:
         """Epoch and offset of what the client has of the upload already, or None."""
     @staticmethod
-    def parse(text: str) -> "ClientMessage":
+    def parse(text: str) -> ClientMessage:
         """Read a frame of at most 64 KiB.
 
         Raises:

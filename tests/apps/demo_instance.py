@@ -42,6 +42,11 @@ def main(descriptor: str, settings: str) -> None:
             "temporary_files": open_temporary_files(),
         }
 
+    @app.post("/cut")
+    async def cut() -> None:
+        """Closes the sockets of all browsers, which may come back at once."""
+        await get_manager().disconnect_all()
+
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(descriptor))])
 

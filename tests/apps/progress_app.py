@@ -1,7 +1,8 @@
 """A small FastAPI app with upload progress, started once per instance.
 
-Arguments: the descriptor of a listening socket, and the broker's URL. The WebSocket endpoint never
-disconnects anybody by itself: what happens to clients that vanish is left to fanwire.
+Arguments: the descriptor of a listening socket, the broker's URL, and "history" for an app that has
+one. The WebSocket endpoint never disconnects anybody by itself: what happens to clients that vanish
+is left to fanwire.
 """
 
 import asyncio
@@ -14,14 +15,14 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
-from fanwire import get_manager, get_publisher, init_manager, init_publisher
+from fanwire import History, get_manager, get_publisher, init_manager, init_publisher
 
 
-def make_app(url: str) -> FastAPI:
+def make_app(url: str, history: History | None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         init_manager()
-        init_publisher(url)
+        init_publisher(url, history=history)
         await get_publisher().start()
         yield
         await get_manager().disconnect_all()
@@ -55,7 +56,13 @@ def make_app(url: str) -> FastAPI:
         await manager.connect(user_id, websocket)
         try:
             async for message in websocket.iter_json():
-                await manager.subscribe_upload(user_id, message["upload_id"])
+                since = message.get("since")
+                await manager.subscribe_upload(
+                    user_id,
+                    message["upload_id"],
+                    connection=websocket,
+                    since=since and (since["epoch"], since["offset"]),
+                )
                 await manager.send_to_user(user_id, {"action": "subscribed", **message})
         except WebSocketDisconnect:
             pass  # deliberately nothing: the next failed send has to clean up
@@ -64,9 +71,10 @@ def make_app(url: str) -> FastAPI:
     return app
 
 
-def main(descriptor: str, url: str) -> None:
+def main(descriptor: str, url: str, history: str = "") -> None:
     listening = socket.socket(fileno=int(descriptor))
-    config = uvicorn.Config(make_app(url), log_level="warning", timeout_graceful_shutdown=1)
+    app = make_app(url, History() if history else None)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[listening])
 
 

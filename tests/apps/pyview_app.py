@@ -26,7 +26,6 @@ from starlette.staticfiles import StaticFiles
 import fanwire
 from fanwire.pyview import attach
 from fanwire.pyview.hub import HubAdapter
-from fanwire.pyview.hub import HubAdapter
 
 TOPIC = "counter"
 
@@ -66,7 +65,6 @@ class Counter(LiveView[dict[str, Any]]):
 
 def make_app(pubsub: Backend | None, **options: Any) -> PyView:
     async def state(_: Request) -> JSONResponse:
-        hub: object = live_socket.pub_sub_hub
         hub: object = live_socket.pub_sub_hub
         stats = {} if pubsub is None else pubsub.stats()
         return JSONResponse(

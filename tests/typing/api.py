@@ -139,7 +139,7 @@ async def rejected(manager: ConnectionManager, publisher: UploadProgressPublishe
     """Each of these is an error, and the checkers complain if one stops being so."""
     await manager.connect("ada", NoConnection())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await manager.connect(7, OwnConnection())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await publisher.publish_progress(7, {})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await publisher.publish_progress(7, {})  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     manager.user_connections["ada"] = frozenset()  # type: ignore[index]  # pyright: ignore[reportIndexIssue]
     publisher.running = True  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     UploadProgressPublisher("memory://", manager=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

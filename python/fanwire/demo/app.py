@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
-from fanwire import get_manager, get_publisher, init_manager, init_publisher
+from fanwire import History, get_manager, get_publisher, init_manager, init_publisher
 
 from . import uploads, websocket
 from .progress import Uploads
@@ -43,7 +43,9 @@ class Instance(BaseModel):
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     init_manager()
-    init_publisher(settings.broker_url)
+    # Of each upload the broker keeps the newest 256 messages, for an hour after the last one: who
+    # comes late is shown where it stands, and who was cut off gets what was missed.
+    init_publisher(settings.broker_url, history=History(size=256, ttl=3600))
     await get_publisher().start()
     yield
     await get_manager().disconnect_all()

@@ -64,6 +64,3 @@ class FileProgress(BaseModel):
     action: Literal["file_progress"] = "file_progress"
     payload: FilePayload
     timestamp: datetime = Field(default_factory=_now)
-
-
-UploadMessage = UploadProgress | UploadCompleted | UploadFailed

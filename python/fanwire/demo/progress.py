@@ -17,7 +17,6 @@ from .messages import (
     Stage,
     UploadCompleted,
     UploadFailed,
-    UploadMessage,
     UploadProgress,
 )
 
@@ -72,11 +71,11 @@ class Upload:
         self._deadline: asyncio.Timeout | None = None
         self._published_at = 0.0
         self._stage: Stage = "queued"
-        # For a watcher who subscribes late: what it shows until the next message.
-        self.last_message: UploadMessage = self._progress_message("queued", 0)
 
     async def announce(self) -> None:
         """Tell every tab of the uploader, on every instance, that this upload exists."""
+        # First what it is, for those who begin to watch it because of the announcement.
+        await get_publisher().publish_progress(self.upload_id, self._progress_message("queued", 0))
         await self._publish_to_user("processing", 0)
 
     def progress(self, stage: Stage, done: int) -> None:
@@ -90,19 +89,18 @@ class Upload:
             return
         self._stage = stage
         self._published_at = now
-        self.last_message = self._progress_message(stage, done)
-        get_publisher().publish_nowait(self.upload_id, self.last_message)
+        get_publisher().publish_nowait(self.upload_id, self._progress_message(stage, done))
 
     async def completed(self, description: str) -> None:
         """Publish the result. Awaited, unlike progress: this message must not be lost."""
-        self.last_message = UploadCompleted(upload_id=self.upload_id, description=description)
-        await get_publisher().publish_progress(self.upload_id, self.last_message)
+        message = UploadCompleted(upload_id=self.upload_id, description=description)
+        await get_publisher().publish_progress(self.upload_id, message)
         await self._publish_to_user("completed", 100)
 
     async def failed(self, reason: str) -> None:
         """Publish why there will be no result, in words for the person who waits for it."""
-        self.last_message = UploadFailed(upload_id=self.upload_id, error_message=reason)
-        await get_publisher().publish_progress(self.upload_id, self.last_message)
+        message = UploadFailed(upload_id=self.upload_id, error_message=reason)
+        await get_publisher().publish_progress(self.upload_id, message)
         await self._publish_to_user("failed", 0)
 
     @asynccontextmanager

@@ -1,28 +1,27 @@
 """The WebSocket endpoint, and the protocol that its clients speak.
 
 The client says ``{"type": "auth", "token": …}`` within five seconds and is answered
-``auth_success``. Then it sends ``subscribe_upload``, ``unsubscribe_upload``, ``ping`` (answered
-with ``pong``) and ``pong`` (the answer to the server's ``ping``). Whatever else it receives comes
-through the manager. The repository's ``docs/client-protocol.md`` has all of it.
+``auth_success``. Then it sends ``subscribe_upload`` (with ``since``, if it comes back and has some
+of it already), ``unsubscribe_upload``, ``ping`` (answered with ``pong``) and ``pong`` (the answer
+to the server's ``ping``). Whatever else it receives comes through the manager. The repository's
+``docs/client-protocol.md`` has all of it.
 """
 
 import asyncio
 from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from fastapi.websockets import WebSocketState
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from fanwire import get_manager
+from fanwire import ClientMessage, get_manager
 
 from .auth import user_of_token
 
-if TYPE_CHECKING:
-    from .progress import Uploads
-
 router = APIRouter()
+
+_LONGEST_UPLOAD_ID = 200
 
 
 class CloseCode(IntEnum):
@@ -30,19 +29,6 @@ class CloseCode(IntEnum):
     AUTH_REQUIRED = 4002
     INVALID_TOKEN = 4003
     INVALID_MESSAGE = 4004
-
-
-class Watch(BaseModel):
-    action: Literal["subscribe_upload", "unsubscribe_upload"]
-    upload_id: str = Field(min_length=1, max_length=200)
-
-
-class Heartbeat(BaseModel):
-    action: Literal["ping", "pong"]
-
-
-_ClientMessage = Annotated[Watch | Heartbeat, Field(discriminator="action")]
-_client_message: TypeAdapter[Watch | Heartbeat] = TypeAdapter(_ClientMessage)
 
 
 class RefusedError(Exception):
@@ -75,17 +61,25 @@ async def _authenticate(websocket: WebSocket) -> str:
             websocket, CloseCode.AUTH_TIMEOUT, "No auth message in time"
         ) from None
     try:
-        message = from_json(text)
+        token = ClientMessage.parse(text).token
     except ValueError:
-        raise RefusedError(CloseCode.INVALID_MESSAGE, "Not JSON") from None
-    match message:
-        case {"type": "auth", "token": str(token)}:
-            user_id = user_of_token(token)
-        case _:
-            raise await _auth_error(websocket, CloseCode.AUTH_REQUIRED, "Auth required")
+        token = None
+    if token is None:
+        if not _is_json(text):
+            raise RefusedError(CloseCode.INVALID_MESSAGE, "Not JSON")
+        raise await _auth_error(websocket, CloseCode.AUTH_REQUIRED, "Auth required")
+    user_id = user_of_token(token)
     if user_id is None:
         raise await _auth_error(websocket, CloseCode.INVALID_TOKEN, "Invalid token")
     return user_id
+
+
+def _is_json(text: str) -> bool:
+    try:
+        from_json(text)
+    except ValueError:
+        return False
+    return True
 
 
 async def _auth_error(websocket: WebSocket, code: CloseCode, reason: str) -> RefusedError:
@@ -109,33 +103,33 @@ async def _serve(websocket: WebSocket, user_id: str) -> None:
 
 
 async def _handle(websocket: WebSocket, user_id: str, text: str) -> None:
+    manager = get_manager()
     try:
-        message = _client_message.validate_json(text)
-    except ValidationError:
+        message = ClientMessage.parse(text)
+    except ValueError:
         raise RefusedError(CloseCode.INVALID_MESSAGE, "Invalid message") from None
-    match message:
+    match message.action:
         # A real application asks here whether this user may watch this upload.
-        case Watch(action="subscribe_upload", upload_id=upload_id):
-            await get_manager().subscribe_upload(user_id, upload_id)
-            await _send_last_message(websocket, upload_id)
-        case Watch(upload_id=upload_id):
-            await get_manager().unsubscribe_upload(user_id, upload_id)
-        case Heartbeat(action="ping"):
+        case "subscribe_upload":
+            # First comes where the upload stands, or what this tab has missed since it was cut off.
+            await manager.subscribe_upload(
+                user_id, _upload_id(message), connection=websocket, since=message.since
+            )
+        case "unsubscribe_upload":
+            await manager.unsubscribe_upload(user_id, _upload_id(message))
+        case "ping":
             await websocket.send_json({"action": "pong"})
-        case Heartbeat():
+        case "pong":
             pass  # the answer to our own ping; that the socket took it is all we wanted to know
+        case _:
+            raise RefusedError(CloseCode.INVALID_MESSAGE, "Signed in already")
 
 
-async def _send_last_message(websocket: WebSocket, upload_id: str) -> None:
-    """Tell a late watcher where the upload stands, if this instance is the one that received it.
-
-    Sent after the subscription, so that nothing falls in between. A live message may overtake it:
-    the page drops what is older than what it shows.
-    """
-    uploads: Uploads = websocket.app.state.uploads
-    upload = uploads.get(upload_id)
-    if upload is not None:
-        await websocket.send_text(upload.last_message.model_dump_json())
+def _upload_id(message: ClientMessage) -> str:
+    upload_id = message.upload_id or ""
+    if not 1 <= len(upload_id) <= _LONGEST_UPLOAD_ID:
+        raise RefusedError(CloseCode.INVALID_MESSAGE, "Invalid upload_id")
+    return upload_id
 
 
 async def _send_heartbeats(websocket: WebSocket) -> None:

@@ -115,7 +115,7 @@ class RecordingPubSub:
         """Record that the app started the backend; nothing depends on it."""
         self.started, self.stopped = True, False
 
-    async def stop(self, drain_seconds: float = 1.0) -> None:
+    async def stop(self, drain_seconds: float = 1.0) -> None:  # noqa: ARG002 nothing waits here
         """Record that the app stopped the backend. Subscriptions stay, for the test to look at."""
         self.stopped = True
 

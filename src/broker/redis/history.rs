@@ -11,6 +11,8 @@ use crate::post::{Receipt, Status};
 
 const PUBLISH: &str = include_str!("publish.lua");
 const READ: &str = include_str!("read.lua");
+/// Messages in one call of the script: so long the server hears nobody else.
+const AT_ONCE: usize = 32;
 /// Entries in a node of a stream, at most, as Redis comes (`stream-node-max-entries`).
 const NODE: u32 = 100;
 
@@ -44,35 +46,43 @@ fn with(settings: Settings) -> String {
 }
 
 impl Scripts {
-    /// Adds the command that publishes a recorded message.
-    pub(super) fn publish(
-        &self,
-        pipeline: &mut Pipeline,
-        outgoing: &Outgoing,
-        record: &Record,
-        now: u128,
-    ) {
-        let keys: &[&str] = match record.key {
-            Some(_) => &["meta", "log", "keys"],
-            None => &["meta", "log"],
+    /// Adds the command that publishes recorded messages, in their order: as many of the first ones of
+    /// the batch as go into one. Returns how many these are.
+    pub(super) fn publish(&self, pipeline: &mut Pipeline, batch: &[Outgoing], now: u128) -> usize {
+        let recorded =
+            || batch.iter().map_while(|outgoing| Some((outgoing, outgoing.record.as_deref()?)));
+        let Some((_, first)) = recorded().next() else { return 0 };
+        let goes_along = |record: &Record| {
+            record.source == first.source && record.key.is_none() && record.version.is_none()
         };
-        let mut command = script(&self.publish, &record.upload, keys);
-        command
-            .arg(&*outgoing.channel)
-            .arg(&*outgoing.payload)
-            .arg(now.to_string())
-            .arg(format!("s{:016x}", record.source))
-            .arg(record.number)
-            .arg(u8::from(record.milestone));
-        match (record.version, &record.key) {
+        let along = recorded().take(AT_ONCE).take_while(|(_, record)| goes_along(record)).count();
+        let count = along.max(1);
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&self.publish).arg(2 * count + usize::from(first.key.is_some()));
+        for (_, record) in recorded().take(count) {
+            command.arg(key(&record.upload, "meta")).arg(key(&record.upload, "log"));
+        }
+        if first.key.is_some() {
+            command.arg(key(&first.upload, "keys"));
+        }
+        command.arg(now.to_string()).arg(format!("s{:016x}", first.source));
+        for (outgoing, record) in recorded().take(count) {
+            command
+                .arg(&*outgoing.channel)
+                .arg(&*outgoing.payload)
+                .arg(record.number)
+                .arg(u8::from(record.milestone));
+        }
+        match (first.version, &first.key) {
             (Some(version), _) => command.arg(version),
             (None, Some(_)) => command.arg(""),
             (None, None) => &mut command,
         };
-        if let Some(key) = &record.key {
+        if let Some(key) = &first.key {
             command.arg(&**key);
         }
         pipeline.add_command(command);
+        count
     }
 
     /// Adds the command that reads.
@@ -90,9 +100,13 @@ fn script(name: &str, upload: &str, kinds: &[&str]) -> Cmd {
     let mut command = redis::cmd("EVALSHA");
     command.arg(name).arg(kinds.len());
     for kind in kinds {
-        command.arg(format!("fanwire:{{{upload}}}:{kind}"));
+        command.arg(key(upload, kind));
     }
     command
+}
+
+fn key(upload: &str, kind: &str) -> String {
+    ["fanwire:{", upload, "}:", kind].concat()
 }
 
 /// Milliseconds since 1970, which only say how long ago something was.

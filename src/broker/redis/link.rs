@@ -59,29 +59,40 @@ impl Link {
         let now = history::now();
         let mut pipeline = Pipeline::with_capacity(batch.len());
         let mut refused = None;
-        for outgoing in batch {
-            match (&outgoing.record, &self.scripts) {
-                (Some(record), Some(Ok(scripts))) => {
-                    scripts.publish(&mut pipeline, outgoing, record, now);
+        let mut parts = Vec::new();
+        let mut at = 0;
+        while let Some(outgoing) = batch.get(at) {
+            let part = match (&outgoing.record, &self.scripts) {
+                (Some(_), Some(Ok(scripts))) => {
+                    Part::Recorded(scripts.publish(&mut pipeline, &batch[at..], now))
                 }
-                (Some(_), Some(Err(error))) => refused = Some(error.clone()),
+                (Some(_), Some(Err(error))) => {
+                    refused = Some(error.clone());
+                    Part::Refused
+                }
                 _ => {
                     pipeline.cmd("PUBLISH").arg(&*outgoing.channel).arg(&*outgoing.payload);
+                    Part::Plain
+                }
+            };
+            at += part.len();
+            parts.push(part);
+        }
+        let mut values = self.send(&pipeline).await?.into_iter();
+        let mut verdicts = Vec::with_capacity(batch.len());
+        for part in parts {
+            match (part, &refused) {
+                (Part::Refused, Some(error)) => verdicts.push(Verdict::Refused(error.clone())),
+                (Part::Refused | Part::Plain, _) => {
+                    verdicts.push(self.verdict(values.next().unwrap_or(Value::Nil), false));
+                }
+                (Part::Recorded(count), _) => {
+                    let answers = each(values.next().unwrap_or(Value::Nil), count);
+                    verdicts.extend(answers.into_iter().map(|value| self.verdict(value, true)));
                 }
             }
         }
-        let mut values = self.send(&pipeline).await?.into_iter();
-        let mut forgotten = false;
-        let mut verdicts = Vec::with_capacity(batch.len());
-        for outgoing in batch {
-            let recorded = outgoing.record.is_some();
-            let verdict = match &refused {
-                Some(error) if recorded => Verdict::Refused(error.clone()),
-                _ => self.verdict(values.next().unwrap_or(Value::Nil), recorded),
-            };
-            forgotten |= matches!(verdict, Verdict::Again);
-            verdicts.push(verdict);
-        }
+        let forgotten = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Again));
         if forgotten {
             // The answers that are there count, whatever becomes of this.
             self.scripts = None;
@@ -186,6 +197,33 @@ impl Link {
             Error::Refused { reason, .. } => Error::Rejected(reason),
             passing => passing, // LOADING and the like
         }
+    }
+}
+
+/// What a batch becomes on the wire.
+enum Part {
+    /// One message.
+    Plain,
+    /// So many, which the script publishes.
+    Recorded(usize),
+    /// One that the server does not let us record.
+    Refused,
+}
+
+impl Part {
+    fn len(&self) -> usize {
+        match self {
+            Self::Plain | Self::Refused => 1,
+            Self::Recorded(count) => (*count).max(1),
+        }
+    }
+}
+
+/// The script's answers; one for all of them if it did not run.
+fn each(value: Value, count: usize) -> Vec<Value> {
+    match value {
+        Value::Array(values) if values.len() == count => values,
+        other => vec![other; count.max(1)],
     }
 }
 

@@ -209,13 +209,11 @@ impl<'a> Reader<'a> {
     /// The rest of a line.
     fn line(&mut self) -> Partial<&'a [u8]> {
         let rest = &self.bytes[self.at..];
-        let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") else {
-            return if rest.len() > MAX_LINE {
-                Err(NotResp("a line without an end".into()))
-            } else {
-                Ok(None)
-            };
-        };
+        let end = rest.windows(2).position(|pair| pair == b"\r\n");
+        if end.unwrap_or(rest.len()) > MAX_LINE {
+            return Err(NotResp("a line without an end".into()));
+        }
+        let Some(end) = end else { return Ok(None) };
         self.at += end + 2;
         Ok(Some(&rest[..end]))
     }

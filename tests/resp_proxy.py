@@ -1,0 +1,203 @@
+"""A proxy before redis-server that understands what is pushed to listeners, and keeps some back.
+
+It makes a listener deaf while the server goes on answering, loses single messages, and holds up the
+answers to everybody who does not listen. Who listens is known by the name of its connection.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.histories import seen
+from tests.redis_server import RedisServer
+
+CHUNK_BYTES = 64 << 10
+MESSAGES = {b"message": 3, b"pmessage": 4}
+
+
+@dataclass(frozen=True)
+class Push:
+    """A message on its way to a listener."""
+
+    channel: bytes
+    payload: bytes
+
+    @property
+    def seen(self) -> int | str:
+        """Its offset, if it is recorded."""
+        return seen(self.payload.decode())
+
+
+def read_answer(data: bytes, at: int = 0) -> tuple[Any, int] | None:
+    """One value of the RESP protocol and where it ends; None if it is not complete."""
+    end = data.find(b"\r\n", at)
+    if end < 0:
+        return None
+    kind, rest, end = data[at : at + 1], data[at + 1 : end], end + 2
+    if kind == b"$" and int(rest) >= 0:
+        after = end + int(rest) + 2
+        return (data[end : after - 2], after) if len(data) >= after else None
+    if kind not in b"*>" or int(rest) < 0:
+        return rest, end
+    values = []
+    for _ in range(int(rest)):
+        value = read_answer(data, end)
+        if value is None:
+            return None
+        values.append(value[0])
+        end = value[1]
+    return values, end
+
+
+def push_of(value: Any) -> Push | None:
+    """The message that a listener is given, if it is one."""
+    if isinstance(value, list) and value and MESSAGES.get(value[0]) == len(value):
+        return Push(value[-2], value[-1])
+    return None
+
+
+@dataclass(eq=False)
+class _Passage:
+    """A connection through the proxy."""
+
+    writers: tuple[asyncio.StreamWriter, asyncio.StreamWriter]
+    is_listener: bool = False
+    is_deaf: bool = False
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class RespProxy:
+    """Listens on a port of its own.
+
+    ``swallows`` says of every message to a listener whether it is lost, ``swallowed`` has those
+    that were.
+    """
+
+    def __init__(self, server: RedisServer) -> None:
+        self._broker = ("127.0.0.1", server.port)
+        self._passages: set[_Passage] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._answers = True
+        self._connects = asyncio.Event()
+        self._connects.set()
+        self.port = 0
+        self.listeners = 0
+        self.swallows: Callable[[Push], bool] = lambda _: False
+        self.swallowed: list[Push] = []
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def deafen(self) -> None:
+        """No message reaches those who listen now; everything else that they are told does."""
+        for passage in self._passages:
+            passage.is_deaf = passage.is_listener
+
+    def hold_answers(self) -> None:
+        """Who does not listen waits for answers from now on."""
+        self._answers = False
+        for passage in self._passages:
+            passage.open.clear()
+
+    def release_answers(self) -> None:
+        self._answers = True
+        for passage in self._passages:
+            passage.open.set()
+
+    def hold_connections(self) -> None:
+        """Who connects waits for the broker from now on."""
+        self._connects.clear()
+
+    def release_connections(self) -> None:
+        self._connects.set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._connects.wait()
+            broker = await asyncio.open_connection(*self._broker)
+            try:
+                await self._carry((reader, writer), broker)
+            finally:
+                broker[1].close()
+        except (OSError, asyncio.CancelledError):
+            pass  # the broker is down; or `close` does that, and waits for what follows
+        finally:
+            writer.close()
+            self._tasks.discard(task)
+
+    async def _carry(
+        self,
+        client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        broker: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        passage = _Passage((client[1], broker[1]))
+        if self._answers:
+            passage.open.set()
+        self._passages.add(passage)
+        ways = [
+            asyncio.ensure_future(self._ask(passage, client[0])),
+            asyncio.ensure_future(self._answer(passage, broker[0])),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            self._passages.discard(passage)
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _ask(self, passage: _Passage, reader: asyncio.StreamReader) -> None:
+        with suppress(ConnectionError):
+            while chunk := await reader.read(CHUNK_BYTES):
+                if not passage.is_listener and b"fanwire-listener" in chunk:
+                    passage.is_listener = True
+                    self.listeners += 1
+                passage.writers[1].write(chunk)
+                await passage.writers[1].drain()
+
+    async def _answer(self, passage: _Passage, reader: asyncio.StreamReader) -> None:
+        kept = b""
+        with suppress(ConnectionError):
+            while chunk := await reader.read(CHUNK_BYTES):
+                if passage.is_listener:
+                    chunk, kept = self._let_through(passage, kept + chunk)
+                else:
+                    await passage.open.wait()
+                passage.writers[0].write(chunk)
+                await passage.writers[0].drain()
+
+    def _let_through(self, passage: _Passage, data: bytes) -> tuple[bytes, bytes]:
+        """What the listener gets, and what is not complete yet."""
+        through, at = b"", 0
+        while (answer := read_answer(data, at)) is not None:
+            push = push_of(answer[0])
+            if push is not None and (passage.is_deaf or self.swallows(push)):
+                self.swallowed.append(push)
+            else:
+                through += data[at : answer[1]]
+            at = answer[1]
+        return through, data[at:]
+
+
+@asynccontextmanager
+async def resp_proxy(server: RedisServer) -> AsyncIterator[RespProxy]:
+    proxy = RespProxy(server)
+    serving = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.port = serving.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        serving.close()
+        await proxy.close()
+        await serving.wait_closed()

@@ -1,0 +1,76 @@
+"""The short form of the fault suite; the long one is ``make test-faults``. See ``tests/faults``."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+import pytest_asyncio
+
+from tests.faults.plan import HISTORY_SIZES, FaultKind, Plan, Writing
+from tests.faults.run import run
+from tests.faults.tally import Tally
+from tests.faults.world import World
+
+# Few that have every kind of fault, and both sizes of a history.
+SEEDS = (0, 1, 3, 38, 50, 178)
+# A run takes about five seconds; one that waits in vain for what is lost takes longer.
+TIMEOUT_SECONDS = 150
+
+Worlds = Callable[[int], Awaitable[World]]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def worlds() -> AsyncIterator[Worlds]:
+    """One for each size of the history, made when it is needed."""
+    made: dict[int, World] = {}
+    async with AsyncExitStack() as stack:
+
+        async def world(history_size: int) -> World:
+            if history_size not in made or made[history_size].is_broken:
+                created = World.created(history_size)
+                made[history_size] = await stack.enter_async_context(created)
+            return made[history_size]
+
+        yield world
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.timeout(TIMEOUT_SECONDS)
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_nothing_is_lost_or_it_is_told(worlds: Worlds, seed: int) -> None:
+    plan = Plan.drawn(seed)
+    outcome = await run(await worlds(plan.history_size), plan)
+    assert not outcome.failed, outcome.report()
+    # Something happened, or the verdict would be about nothing.
+    assert outcome.injected.total() > 0
+    assert outcome.ledger.accepted > 200
+    assert outcome.verdict.delivered > 2_000
+
+
+def test_the_short_form_has_every_kind_of_fault() -> None:
+    plans = [Plan.drawn(seed) for seed in SEEDS]
+    assert {fault.kind for plan in plans for fault in plan.faults} == set(FaultKind)
+    assert {plan.history_size for plan in plans} == set(HISTORY_SIZES)
+
+
+def test_a_plan_is_drawn_from_its_seed_alone() -> None:
+    assert Plan.drawn(7) == Plan.drawn(7)
+    assert Plan.drawn(7).faults != Plan.drawn(8).faults
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_plan_is_what_the_issue_asks_for(seed: int) -> None:
+    plan = Plan.drawn(seed)
+    assert (len(plan.uploads), len(plan.watchers)) == (8, 40)
+    assert {watcher.where for watcher in plan.watchers} == {"first", "second"}
+    assert any(watcher.departures for watcher in plan.watchers)
+    assert any(not watcher.departures and not watcher.rests for watcher in plan.watchers)
+    assert any(watcher.rests for watcher in plan.watchers)
+    assert {step.kind.is_final for upload in plan.uploads for step in upload.steps} == {False}
+    assert Writing.STRICT in plan.writers and plan.faults
+
+
+def test_a_tally_is_printed_as_a_table() -> None:
+    tally = Tally()
+    assert "| **lost silently**" in tally.table()
+    assert tally.lost == 0

@@ -1,0 +1,47 @@
+"""The example of docs/recovery.md runs as it stands, and its links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.interpreters import TIMEOUT_SECONDS, environment
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "recovery.md").read_text("utf-8")
+[(CODE, PRINTS)] = re.findall(
+    r"<!-- runs: \S+\.py -->\n```python\n(.*?)```\n\n```text\n(.*?)```\n", PAGE, re.DOTALL
+)
+
+
+def test_the_example_prints_what_the_page_says(tmp_path: Path) -> None:
+    assert PAGE.count("```python\n") == 1
+    script = tmp_path / "example.py"
+    script.write_text(CODE, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-X", "dev", script],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", PRINTS)
+
+
+def test_links_lead_to_headings_that_there_are() -> None:
+    for page in (DOCS.parent / "README.md", *DOCS.glob("*.md")):
+        text = page.read_text("utf-8")
+        for path, anchor in re.findall(r"\]\((?!http)([^)#\s]*)#?([^)\s]*)\)", text):
+            target = (page.parent / path).resolve() if path else page
+            assert target.exists(), (page.name, path)
+            if anchor:
+                assert anchor in anchors(target), (page.name, path, anchor)
+
+
+def anchors(page: Path) -> set[str]:
+    """As they are made of headings where Markdown is shown."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in plain}

@@ -15,6 +15,7 @@ AS_THE_REFERENCE = "as the reference: its listener feeds the reference's maps"
 NO_MAPS_ALONE = "cannot: subscribing is a call to Redis, there are no maps alone"
 NO_NOWAIT = "cannot: no such call"
 MODELS_ONLY = "cannot: messages are models"
+NO_EVENTS = "not measured: a publisher of log lines is no part of it"
 NO_TOPICS = "not measured: no backend for PyView's topics"
 BESIDE_ITSELF = "not measured: fanwire with a history beside fanwire without"
 GROWS_AT_REDIS = "not measured: a million subscriptions are a million SUBSCRIBE calls"
@@ -193,4 +194,6 @@ def reason_against(entry: Entry, workload: str) -> str | None:
         return "a ceiling for listeners"
     if workload.startswith("recovery_") and entry.name != SUBJECT:
         return BESIDE_ITSELF
+    if workload == "events" and entry.name not in (SUBJECT, BASELINE):
+        return NO_EVENTS
     return entry.cannot.get(workload)

@@ -17,6 +17,7 @@ __all__ = [
     "Another",
     "Contender",
     "ContenderModule",
+    "Events",
     "Manager",
     "Publisher",
     "Row",
@@ -52,6 +53,13 @@ class Topics(Protocol):
     def unsubscribe_all(self, session_id: str) -> Awaitable[None]: ...
 
 
+class Events(Protocol):
+    """Publishes a daemon's log lines, without an event loop."""
+
+    def publish_log(self, event_dict: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
 class Another(Protocol):
     def __call__(self, url: str, *, history: bool) -> "Contender": ...
 
@@ -68,6 +76,8 @@ class Contender:
     hears_all: bool = True
     # Makes its backend for topics, with the prefix that PyView's guide has.
     topics: Callable[[], Topics] | None = None
+    # Makes its publisher of log lines, for the broker of that URL.
+    events: Callable[[str], Events] | None = None
     # Makes another of its kind, which keeps a history or does not.
     another: Another | None = None
 

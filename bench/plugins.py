@@ -22,6 +22,7 @@ WORKLOADS_FIRST = (
     "publish_50_gather",
     "publish_50_dict",
     "publish_nowait",
+    "events",
     "topics",
     "end_to_end",
     "memory",

@@ -1,6 +1,7 @@
 """A redis-server of our own, on a free port; with nothing on disk, unless it is given a folder."""
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -76,6 +77,15 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+    def pause(self) -> None:
+        """It stands still: connections stay open, and nobody answers."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def version(self) -> str:
         with socket.create_connection(("127.0.0.1", self.port), timeout=2.0) as sock:

@@ -34,6 +34,7 @@ pub mod client;
 pub mod coalesce;
 pub mod config;
 pub mod error;
+pub mod events;
 pub mod health;
 pub mod history;
 pub(crate) mod index_set;

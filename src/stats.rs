@@ -141,6 +141,36 @@ counters! {
     }
 }
 
+counters! {
+    /// What became of the messages of an event publisher.
+    EventStats {
+        /// Messages the broker took.
+        published,
+        /// Messages the broker refused.
+        publish_failed,
+        /// Messages that were under way when a connection broke: nobody knows whether they came.
+        unclear,
+        /// Log lines that made room for others, or were left when the publisher was closed.
+        logs_dropped,
+        /// Stats, likewise.
+        stats_dropped,
+        /// Events, likewise.
+        events_dropped,
+        /// Log lines that have no JSON form.
+        unencodable,
+        /// Log lines that were too long, and published without what was too much.
+        truncated,
+        /// Log lines that came while their own thread was encoding or logging for this publisher.
+        reentrant,
+        /// Log lines that came after the publisher had been closed.
+        after_close,
+        /// Times the broker was lost.
+        outages,
+        /// Faults in fanwire itself that the task survived.
+        panics,
+    }
+}
+
 /// How deliveries are spread.
 #[derive(Debug, Default)]
 pub struct DeliverySpread {

@@ -20,4 +20,10 @@ def build(url: str, *, history: bool = False) -> Contender:
     manager = fanwire.ConnectionManager(**options)
     kept = fanwire.History() if history else None
     publisher = fanwire.UploadProgressPublisher(url, manager=manager, history=kept)
-    return Contender(manager, publisher, topics=lambda: fanwire.RedisPubSub(url), another=build)
+    return Contender(
+        manager,
+        publisher,
+        topics=lambda: fanwire.RedisPubSub(url),
+        events=fanwire.EventPublisher,
+        another=build,
+    )

@@ -1,8 +1,8 @@
 """Live progress and topic messages across the instances of a Python web app, from a Rust core.
 
 FastAPI apps use :class:`ConnectionManager` and :class:`UploadProgressPublisher`; a worker process
-uses the publisher alone. PyView apps use :class:`RedisPubSub` with ``fanwire.pyview.attach``. See
-the README for a first app.
+uses the publisher alone, and a daemon :class:`EventPublisher`. PyView apps use
+:class:`RedisPubSub` with ``fanwire.pyview.attach``. See the README for a first app.
 """
 
 import warnings
@@ -13,6 +13,7 @@ from fanwire import _core, _coroutines
 from fanwire._core import (
     ClientMessage,
     ConnectionManager,
+    EventPublisher,
     MapView,
     MemoryPubSub,
     RedisPubSub,
@@ -29,13 +30,14 @@ from fanwire.recovery import History, Outbox, Receipt
 from fanwire.types import Connection, PubSubProvider, TopicHandler
 
 if TYPE_CHECKING:
+    from fanwire import events as events
     from fanwire import pyview as pyview
 else:
 
     def __getattr__(name: str) -> object:
-        """``fanwire.pyview`` is imported when it is asked for: not everybody has PyView."""
-        if name == "pyview":
-            return import_module("fanwire.pyview")
+        """These are imported when they are asked for: not everybody has PyView, or logs."""
+        if name in ("events", "pyview"):
+            return import_module(f"fanwire.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -48,6 +50,7 @@ __all__ = [
     "Connection",
     "ConnectionManager",
     "Error",
+    "EventPublisher",
     "History",
     "MapView",
     "MemoryPubSub",

@@ -1,7 +1,8 @@
 """The native module. Its public names are re-exported by ``fanwire``; import them from there."""
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import Any, Literal, TypeVar, final, overload
+from types import TracebackType
+from typing import Any, ClassVar, Literal, Self, TypeVar, final, overload
 
 from typing_extensions import disjoint_base
 
@@ -14,6 +15,7 @@ _D = TypeVar("_D")
 __all__ = [
     "ClientMessage",
     "ConnectionManager",
+    "EventPublisher",
     "MapView",
     "MemoryPubSub",
     "RedisPubSub",
@@ -181,6 +183,121 @@ class ConnectionManager:
         """
     def stats(self) -> dict[str, Any]:
         """Return counters, gauges and histograms of deliveries to local connections, by name."""
+
+@disjoint_base
+class EventPublisher:
+    """Publishes log lines, events and stats from daemons, workers and threads.
+
+    No event loop is needed, and no call waits for the broker or raises for its trouble. A message
+    is encoded, as ``orjson.dumps(message, default=str)`` would, and queued; a background thread
+    sends what is queued, in order, in pipelined batches. While the broker cannot be reached
+    messages wait. When too much waits, the oldest log lines and stats are dropped first, and events
+    only where nothing else is left; what was dropped is told by one message on the events channel
+    when the broker is back: ``{"type": "fanwire.dropped", "timestamp": ..., "data": {"logs": 3,
+    "stats": 0, "events": 0}}``. A batch that was under way when the connection broke is not sent
+    again: a message comes once or not at all. How many that may concern is told as "unclear",
+    beside "logs".
+
+    It may be made and used before a fork, and in the child and the parent after it. What waits when
+    the interpreter ends has half a second to go out.
+
+    Args:
+        redis_url: ``redis://``, ``rediss://``, ``unix:///path``, or ``memory://``.
+        namespace: what the channels' names begin with: ``{namespace}:logs``, ``:events`` and
+            ``:stats``. A subclass may also have constants of its own.
+        max_pending_messages, max_pending_bytes: how much may wait.
+        max_line_bytes: a longer log line is cut, and marked by ``"fanwire.truncated": true``.
+        max_message_bytes: larger events and stats are refused with ValueError.
+        connect_timeout_seconds: for connecting and authenticating together.
+        publish_timeout_seconds: for the broker's answer to a batch.
+
+    Raises:
+        fanwire.ConfigError: the URL or an option makes no sense.
+    """
+
+    CHANNEL_LOGS: ClassVar[str]
+    CHANNEL_EVENTS: ClassVar[str]
+    CHANNEL_STATS: ClassVar[str]
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        namespace: str = "codeworm",
+        max_pending_messages: int = 10_000,
+        max_pending_bytes: int = 16_777_216,
+        max_line_bytes: int = 65_536,
+        max_message_bytes: int = 1_048_576,
+        connect_timeout_seconds: float = 2.0,
+        publish_timeout_seconds: float = 2.0,
+    ) -> None: ...
+    @property
+    def url(self) -> str:
+        """The broker's URL, its secrets masked."""
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+    def publish_log(self, event_dict: Mapping[str, Any]) -> None:
+        """Publish a log line. It never raises, and nothing that fanwire logs itself is published.
+
+        A line that has no JSON form is counted in ``stats()["unencodable"]``, and the first one is
+        told to the logger ``fanwire``; one longer than ``max_line_bytes`` is cut. A line that comes
+        while its own thread is encoding another, from a ``__str__`` that logs say, is counted in
+        ``stats()["reentrant"]``; one that comes after ``close()`` in ``stats()["after_close"]``.
+
+        Args:
+            event_dict: a dict as structlog's processors get it.
+        """
+    def publish_event(self, event_type: str, data: Mapping[str, Any] | None = None) -> None:
+        """Publish an event: ``{"type": event_type, "timestamp": ..., "data": data}``.
+
+        Args:
+            event_type: what happened.
+            data: what belongs to it; None is an empty object.
+
+        Raises:
+            TypeError, ValueError: the type is no str, or the data cannot be encoded or are larger
+                than ``max_message_bytes``; the text says where in them.
+            RuntimeError: the publisher is closed.
+        """
+    def publish_stats(self, stats: Mapping[str, Any]) -> None:
+        """Publish figures: ``{"timestamp": ..., **stats}``. A timestamp among them counts.
+
+        Args:
+            stats: a mapping.
+
+        Raises:
+            TypeError, ValueError: it is no mapping, cannot be encoded or is larger than
+                ``max_message_bytes``.
+            RuntimeError: the publisher is closed.
+        """
+    def flush(self, timeout_seconds: float = 2.0) -> bool:
+        """Wait until everything published so far has gone out. It blocks its thread.
+
+        Args:
+            timeout_seconds: how long to wait; 0 only looks.
+
+        Returns:
+            Whether the broker has taken it all: False when the time is up, or when some was lost.
+        """
+    def close(self) -> None:
+        """Let out what waits, for 2 s at most, drop the rest, and close the connection.
+
+        A second call does nothing. Afterwards events and stats raise RuntimeError, and log lines
+        are only counted.
+        """
+    def stats(self) -> dict[str, Any]:
+        """Return counters and gauges by name."""
+    def __enter__(self) -> Self:
+        """Return the publisher itself."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+        /,
+    ) -> None:
+        """Close it, whatever ended the block."""
 
 @disjoint_base
 class UploadProgressPublisher:

@@ -1,6 +1,7 @@
 //! The Python module: classes, functions, and the fork hooks.
 
 mod answer;
+mod at_exit;
 mod bridge;
 mod broker;
 mod callbacks;
@@ -9,11 +10,14 @@ mod coroutine;
 mod decode;
 mod encode;
 mod errors;
+mod event_json;
+mod event_publisher;
 mod ffi;
 mod logging;
 mod manager;
 mod operation;
 mod options;
+mod orjson;
 mod protocol;
 mod publisher;
 mod pubsub;
@@ -39,6 +43,8 @@ mod _core {
     use pyo3::types::PyDict;
 
     #[pymodule_export]
+    use super::event_publisher::EventPublisher;
+    #[pymodule_export]
     use super::manager::{ConnectionManager, get_manager, init_manager};
     #[pymodule_export]
     use super::protocol::ClientMessage;
@@ -63,6 +69,7 @@ mod _core {
             .set_item("after_in_parent", wrap_pyfunction!(super::after_fork_in_parent, module)?)?;
         hooks.set_item("after_in_child", wrap_pyfunction!(super::after_fork_in_child, module)?)?;
         py.import("os")?.call_method("register_at_fork", (), Some(&hooks))?;
+        super::at_exit::register(module)?;
         Ok(())
     }
 }

@@ -1,9 +1,11 @@
 # ruff: noqa: T201, TC003 (an app prints, and imports as it likes)
 """How an app uses fanwire, for the type checkers alone: mypy --strict and pyright pass it."""
 
+import logging
 from collections.abc import Coroutine
 from typing import Any, assert_type
 
+import structlog
 from fastapi import WebSocket
 from pydantic import BaseModel
 
@@ -13,8 +15,10 @@ from fanwire import (
     ConfigError,
     ConnectionManager,
     Error,
+    EventPublisher,
     PublishError,
     UploadProgressPublisher,
+    events,
     get_manager,
     get_publisher,
     init_manager,
@@ -84,6 +88,29 @@ async def publisher_(publisher: UploadProgressPublisher) -> None:
     coroutine.close()
     assert_type(publisher.stats(), dict[str, Any])
     await publisher.stop()
+
+
+class Daemon(EventPublisher):
+    CHANNEL_LOGS = "daemon:logs"
+
+
+def events_(publisher: EventPublisher, line: dict[str, object]) -> None:
+    assert_type(EventPublisher.CHANNEL_LOGS, str)
+    publisher.publish_log(line)
+    publisher.publish_event("cycle_started")
+    publisher.publish_event("cycle_started", {"repo": "fan", "paths": [1, None]})
+    publisher.publish_stats({"done": 1})
+    assert_type(publisher.flush(), bool)
+    assert_type(publisher.flush(timeout_seconds=0.5), bool)
+    assert_type(publisher.stats(), dict[str, Any])
+    with Daemon("redis://localhost", namespace="worm", max_pending_messages=10) as daemon:
+        assert_type(daemon, Daemon)
+    assert_type(events.init_publisher("redis://localhost", namespace="worm"), EventPublisher)
+    assert_type(events.get_publisher(), EventPublisher | None)
+    structlog.configure(
+        processors=[events.redis_log_processor, structlog.processors.JSONRenderer()]
+    )
+    logging.getLogger().addHandler(events.RedisLogHandler(publisher, level="INFO"))
 
 
 async def module_functions() -> None:

@@ -1,0 +1,64 @@
+//! The end of a process: what waits in event publishers has half a second to go out.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyModule};
+
+use super::event_publisher::Busy;
+use super::logging;
+use crate::events::Ending;
+use crate::runtime;
+
+/// For the messages of all publishers together.
+const LIMIT: Duration = Duration::from_millis(500);
+
+/// Has what waits go out before the interpreter ends.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    py.import("atexit")?.call_method1("register", (wrap_pyfunction!(at_exit, module)?,)).map(drop)
+}
+
+/// A child of multiprocessing, or of Celery's copy of it, ends without `atexit`. Its own hooks are empty
+/// after the fork, so this is called by the first publisher that is used in it.
+pub fn register_in_child(py: Python<'_>) -> PyResult<()> {
+    /// One more than the fork generation in which it was called last.
+    static CALLED: AtomicU64 = AtomicU64::new(0);
+    let now = runtime::generation() + 1;
+    if CALLED.swap(now, Ordering::Relaxed) == now {
+        return Ok(());
+    }
+    let modules = py.import("sys")?.getattr("modules")?;
+    for name in ["multiprocessing.util", "billiard.util"] {
+        let util = modules.call_method1("get", (name,))?;
+        if util.is_none() {
+            continue;
+        }
+        let options = PyDict::new(py);
+        options.set_item("exitpriority", -100)?; // after everything that may still publish
+        let hook = wrap_pyfunction!(at_exit, py)?;
+        util.call_method("Finalize", (py.None(), hook), Some(&options))?;
+    }
+    Ok(())
+}
+
+/// Waits for what waits in any publisher; all calls of a process together take no longer than allowed.
+#[pyfunction]
+#[pyo3(name = "_flush_at_exit")]
+fn at_exit(py: Python<'_>) {
+    static SPENT_MILLIS: AtomicU64 = AtomicU64::new(0);
+    let begun = Instant::now();
+    let spent = Duration::from_millis(SPENT_MILLIS.load(Ordering::Relaxed));
+    for mut publisher in Ending::all() {
+        let left = LIMIT.saturating_sub(spent + begun.elapsed());
+        if !py.detach(|| publisher.wait(left)) {
+            publisher.tell();
+        }
+        if let Some(_busy) = Busy::enter() {
+            logging::drain(py, publisher.journal());
+        }
+    }
+    let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    SPENT_MILLIS.fetch_add(millis, Ordering::Relaxed);
+}

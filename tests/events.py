@@ -1,0 +1,108 @@
+"""Reading what an ``EventPublisher`` publishes, as its dashboard would."""
+
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+
+import fanwire
+from tests.deadlines import DEADLINE_SECONDS, until_blocking
+from tests.redis_server import RedisServer
+
+_marks = itertools.count()
+
+
+class Tap:
+    """Subscribes to the three channels of a namespace."""
+
+    def __init__(self, server: RedisServer, namespace: str = "codeworm") -> None:
+        self._server = server
+        self._mark = f"{namespace}:events"
+        self._pubsub = server.client.pubsub(  # type: ignore[no-untyped-call]
+            ignore_subscribe_messages=True
+        )
+        channels = [f"{namespace}:{name}" for name in ("logs", "events", "stats")]
+        self._pubsub.subscribe(*channels)
+        until_blocking(
+            lambda: all(count for _, count in server.client.pubsub_numsub(*channels)),
+            "the tap is subscribed",
+        )
+
+    def payloads(self) -> list[tuple[str, bytes]]:
+        """Channels (without the namespace) and payloads since the last call, in order.
+
+        To be called when the broker has taken everything that is to be seen.
+        """
+        mark = f"mark {next(_marks)}".encode()
+        self._server.publish(self._mark, mark)
+        found: list[tuple[str, bytes]] = []
+        end = time.monotonic() + DEADLINE_SECONDS
+        while True:
+            # None also for the answers to SUBSCRIBE.
+            message: dict[str, Any] | None = self._pubsub.get_message(timeout=DEADLINE_SECONDS)
+            if message is None:
+                assert time.monotonic() < end, f"the mark has not come, but {found}"
+                continue
+            if message["data"] == mark:
+                return found
+            found.append((message["channel"].decode().rpartition(":")[2], message["data"]))
+
+    def messages(self) -> list[tuple[str, Any]]:
+        """As ``payloads``, decoded."""
+        return [(channel, orjson.loads(payload)) for channel, payload in self.payloads()]
+
+    def logs(self) -> list[Any]:
+        return [message for channel, message in self.messages() if channel == "logs"]
+
+    def close(self) -> None:
+        self._pubsub.close()
+
+
+class Outage:
+    """A broker that lets everybody in but the publisher, so that others see what happens meanwhile.
+
+    The server needs ``acl_user``: it is the publisher's user.
+    """
+
+    def __init__(self, server: RedisServer) -> None:
+        self._client = server.client
+        assert server.acl_user is not None
+        self._user = server.acl_user
+
+    def begin(self) -> None:
+        self._client.acl_setuser(self._user, enabled=False)
+        self.cut()
+
+    def end(self) -> None:
+        self._client.acl_setuser(self._user, enabled=True)
+
+    def cut(self) -> None:
+        """Breaks the publisher's connections."""
+        self._client.execute_command(  # type: ignore[no-untyped-call]
+            "CLIENT", "KILL", "USER", self._user
+        )
+
+
+@contextmanager
+def outage(server: RedisServer) -> Iterator[None]:
+    """An ``Outage`` that ends with the block."""
+    trouble = Outage(server)
+    trouble.begin()
+    try:
+        yield
+    finally:
+        trouble.end()
+
+
+def flushed(publisher: fanwire.EventPublisher) -> None:
+    """Everything published so far has gone out, and none of it was lost."""
+    assert publisher.flush(timeout_seconds=DEADLINE_SECONDS), publisher.stats()
+
+
+def settled(publisher: fanwire.EventPublisher) -> dict[str, Any]:
+    """Nothing waits any longer, whatever became of it."""
+    until_blocking(lambda: publisher.stats()["pending_messages"] == 0, "nothing waits")
+    return publisher.stats()

@@ -246,6 +246,7 @@ impl Reader<'_> {
         };
         let mut again = false;
         let (mut trouble, mut refusal) = (None, None);
+        let some_answered = answers.iter().any(Result::is_ok);
         for ((id, ask), answer) in ids.into_iter().zip(asks).zip(answers) {
             let past = match answer {
                 Ok(past) => past,
@@ -264,11 +265,15 @@ impl Reader<'_> {
             let _gate = runtime::gate();
             again |= router.catch_up(id, &ask.upload, past, Some(&self.job.home));
         }
-        if let Some(error) = refusal
-            && !std::mem::replace(&mut self.told_refusal, true)
-        {
-            let text = format!("histories cannot be read, later ones are not told: {error}");
-            self.tell(Level::Error, text);
+        match refusal {
+            // One upload's own trouble is no outage.
+            Some(error) if some_answered => {
+                if !std::mem::replace(&mut self.told_refusal, true) {
+                    let text = format!("the history of an upload cannot be read: {error}");
+                    self.tell(Level::Error, text);
+                }
+            }
+            other => trouble = trouble.or(other),
         }
         match trouble {
             Some(error) => self.tell_down(&error),

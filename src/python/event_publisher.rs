@@ -346,7 +346,7 @@ impl EventPublisher {
         error: Option<&Bound<'_, PyAny>>,
         trace: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let _whatever = (kind, error, trace);
+        let _ = (kind, error, trace); // an exception goes its way
         self.close(py)
     }
 

@@ -18,7 +18,7 @@ const FOR_EVER: f64 = 10.0 * 365.0 * 86_400.0;
 
 /// A duration in seconds.
 pub fn seconds(py: Python<'_>, name: &str, seconds: f64) -> PyResult<Duration> {
-    let bounded = if seconds > FOR_EVER { FOR_EVER } else { seconds };
+    let bounded = if seconds.is_finite() && seconds > FOR_EVER { FOR_EVER } else { seconds };
     let valid = Duration::try_from_secs_f64(bounded).ok().filter(|duration| !duration.is_zero());
     let text = || format!("{name} must be a positive number, not {seconds}");
     valid.ok_or_else(|| errors::new(py, "ConfigError", text()))

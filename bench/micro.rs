@@ -8,7 +8,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use fanwire::broker::redis::resp::{self, Event};
 use fanwire::channel::Address;
 use fanwire::coalesce::{Coalescer, Rule};
-use fanwire::history::{self, Epoch, Position};
+use fanwire::history::{self, Epoch, Position, Settings};
 use fanwire::lane::{Entry, LaneId};
 use fanwire::post::{Bell, LoopMailbox};
 use fanwire::router::{Inbound, Policy, Router};
@@ -152,7 +152,7 @@ fn route_recorded(c: &mut Criterion) {
     ] {
         let (router, mailbox, stats) =
             (Router::new(Policy::default()), event_loop(), ClientStats::default());
-        router.recover(recovers);
+        router.recover(recovers.then(Settings::default));
         for number in 0..MESSAGES {
             let user = format!("user-{number}");
             let lane = router.open();

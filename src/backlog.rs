@@ -93,7 +93,7 @@ impl Backlog {
     /// Keeps a message behind the others: in the place of older progress, or where there is room. Who
     /// waits for it goes on waiting; who is not to wait any longer is added to the answers.
     pub fn push(&mut self, mut item: Item, answers: &mut Answers) -> Result<(), Error> {
-        let since = Instant::now();
+        let since = *item.since.get_or_insert_with(Instant::now);
         if let Some(at) = self.replaceable(&item.outgoing) {
             self.bytes += item.outgoing.payload.len();
             if let Some(old) = self.kept.insert(at, Kept { item, since }) {
@@ -122,12 +122,14 @@ impl Backlog {
     /// new message, but nothing of these.
     pub fn put_back(&mut self, items: Vec<Item>, answers: &mut Answers) {
         let since = Instant::now();
-        self.keeping.stats.publish_queued.add(items.len() as u64);
-        for item in items.into_iter().rev() {
+        let new = items.iter().filter(|item| item.since.is_none()).count();
+        self.keeping.stats.publish_queued.add(new as u64);
+        for mut item in items.into_iter().rev() {
             let at = self.kept.first_key_value().map_or(1 << 63, |(first, _)| first - 1);
             if let Some(stream) = item.outgoing.class.stream {
                 self.last.entry(stream).or_insert(at);
             }
+            let since = *item.since.get_or_insert(since);
             self.insert(at, Kept { item, since });
         }
         while self.is_over(0, 0) {
@@ -287,7 +289,7 @@ mod tests {
     fn item(keeping: &Keeping, upload: &str, text: &str) -> Item {
         let mut outgoing = Outgoing::new(format!("upload:{upload}").into(), text.to_owned().into());
         keeping.classify(&mut outgoing);
-        Item { outgoing, reply: None }
+        Item::new(outgoing, None)
     }
 
     fn progress(number: u32) -> String {
@@ -359,7 +361,7 @@ mod tests {
             let record = Record { unclear: true, number, ..Record::new(upload, false) };
             let mut outgoing = Outgoing::new(upload.into(), number.to_string().into());
             outgoing.record = Some(Box::new(record));
-            Item { outgoing, reply: None }
+            Item::new(outgoing, None)
         };
         let back = vec![unclear("a", 1), unclear("b", 2), unclear("a", 3)];
         waits.put_back(back, &mut Answers::new());

@@ -128,7 +128,7 @@ impl Client {
     pub fn publish(&self, outgoing: Outgoing, reply: Reply) -> Option<Arc<Outbox>> {
         match self.outbox() {
             Ok(outbox) => {
-                let gathers = outbox.push(Item { outgoing, reply: Some(reply) });
+                let gathers = outbox.push(Item::new(outgoing, Some(reply)));
                 gathers.then_some(outbox)
             }
             Err(error) => {

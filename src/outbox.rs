@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::backlog::{Answers, Backlog, Keeping};
 use crate::error::Error;
@@ -30,6 +31,15 @@ pub struct Item {
     pub outgoing: Outgoing,
     /// Answered when the broker has taken it or it has failed; None if nobody waits.
     pub reply: Option<Reply>,
+    /// Since when it has waited out an outage.
+    pub since: Option<Instant>,
+}
+
+impl Item {
+    /// A message that has not waited.
+    pub fn new(outgoing: Outgoing, reply: Option<Reply>) -> Self {
+        Self { outgoing, reply, since: None }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -134,13 +144,13 @@ impl Outbox {
         let mut inner = self.inner.lock();
         if inner.down {
             drop(inner);
-            return self.keep(Item { outgoing, reply: None });
+            return self.keep(Item::new(outgoing, None));
         }
         let waiting = inner.queue.len() + inner.in_hand;
         if waiting >= messages || inner.bytes + outgoing.payload.len() > bytes {
             return Err(Error::Full { messages: waiting, bytes: inner.bytes });
         }
-        inner.add(Item { outgoing, reply: None });
+        inner.add(Item::new(outgoing, None));
         if !std::mem::replace(&mut inner.due, true) {
             drop(inner);
             self.filled.notify_one();
@@ -355,7 +365,7 @@ mod tests {
     #[tokio::test]
     async fn a_burst_goes_out_in_parts() {
         let outbox = Outbox::default();
-        let push = || outbox.push(Item { outgoing: outgoing(1), reply: None });
+        let push = || outbox.push(Item::new(outgoing(1), None));
         assert!(!push(), "an idle outbox sends at once");
         assert!(!push(), "and what comes before it has begun goes along");
         assert_eq!(outbox.next(10, 100).await.unwrap().len(), 2);

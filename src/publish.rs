@@ -149,11 +149,11 @@ impl Sender {
 
     /// Sends a batch. What the broker wants to be asked again is sent again, behind the others.
     async fn send(&mut self, job: &Job, batch: Vec<Item>) -> Vec<(Item, Fate)> {
-        let mut replies: Vec<Option<Reply>> = Vec::with_capacity(batch.len());
+        let mut replies: Vec<(Option<Reply>, Option<Instant>)> = Vec::with_capacity(batch.len());
         let mut outgoing: Vec<Outgoing> = Vec::with_capacity(batch.len());
         for item in batch {
             outgoing.push(item.outgoing);
-            replies.push(item.reply);
+            replies.push((item.reply, item.since));
         }
         let mut fates: Vec<Option<Fate>> = Vec::new();
         fates.resize_with(outgoing.len(), || None);
@@ -205,7 +205,7 @@ impl Sender {
             Fate::NotSent(Error::Unreachable { url, reason })
         };
         let items = outgoing.into_iter().zip(replies);
-        let items = items.map(|(outgoing, reply)| Item { outgoing, reply });
+        let items = items.map(|(outgoing, (reply, since))| Item { outgoing, reply, since });
         items.zip(fates.into_iter().map(|fate| fate.unwrap_or_else(never))).collect()
     }
 

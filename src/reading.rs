@@ -17,7 +17,7 @@ use crate::broker::{Link, Verdict};
 use crate::config::{BrokerUrl, Limits, Target};
 use crate::error::Error;
 use crate::health::{Health, State};
-use crate::history;
+use crate::history::{self, Ask, Past};
 use crate::journal::{Journal, Level};
 use crate::message::Outgoing;
 use crate::post::{LoopMailbox, Post};
@@ -33,6 +33,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const PROBE_AFTER: Duration = Duration::from_secs(3);
 /// How long a probe may take.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a read may take at least.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two reads that did not find what is missing.
 const NOT_YET: Duration = Duration::from_millis(10);
 
@@ -44,6 +46,8 @@ pub struct Probe {
     standing: AtomicU8,
     /// Messages of any channel that were heard.
     heard: AtomicU64,
+    /// Times the listener has read, or tried to.
+    reads: AtomicU64,
     came_back: Notify,
     deaf: Notify,
     wanted: Notify,
@@ -60,6 +64,7 @@ impl Default for Probe {
             channel: format!("fanwire:probe:{:016x}", history::random()).into(),
             standing: AtomicU8::new(NOT_ASKED),
             heard: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
             came_back: Notify::new(),
             deaf: Notify::new(),
             wanted: Notify::new(),
@@ -71,6 +76,16 @@ impl Probe {
     /// Notes that a message was heard.
     pub fn hear(&self) {
         self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that the listener reads: one that waits for a slow event loop hears nothing, and is not deaf.
+    pub fn read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A new connection begins. What was found of the last one does not count.
+    pub async fn begin(&self) {
+        drop(timeout(Duration::ZERO, self.deaf.notified()).await);
     }
 
     /// Notes that the probe was heard.
@@ -129,14 +144,22 @@ pub struct Job {
 
 /// Runs until it is aborted.
 pub async fn run(job: &Job) {
-    let mut reader = Reader { job, link: None, told_down: false, attempt: 0, heard: 0 };
+    let mut reader = Reader {
+        job,
+        link: None,
+        told_down: false,
+        told_refusal: false,
+        attempt: 0,
+        at_once: UPLOADS_AT_ONCE,
+        heard: 0,
+    };
     let probes = !matches!(job.url.target, Target::Memory);
     let reads = job.limits.history.is_some();
     let mut probe_at = Instant::now() + PROBE_AFTER;
     let mut attended = None;
     loop {
         tokio::select! {
-            router = due(&job.uploads, &mut attended), if reads => reader.read(&router).await,
+            router = due(job, &mut attended), if reads => reader.read(&router).await,
             () = tokio::time::sleep_until(probe_at), if probes => {
                 reader.probe().await;
                 probe_at = Instant::now() + PROBE_AFTER;
@@ -147,18 +170,18 @@ pub async fn run(job: &Job) {
 }
 
 /// Waits until the router of the moment has reads that are due.
-async fn due(uploads: &Uploads, attended: &mut Option<Attended>) -> Arc<Router> {
+async fn due(job: &Job, attended: &mut Option<Attended>) -> Arc<Router> {
     loop {
         let router = {
             let _gate = runtime::gate();
-            uploads.router()
+            job.uploads.router()
         };
         match router {
             // Another router may have taken its place meanwhile.
             Some(router) => {
                 if attended.as_ref().is_none_or(|old| !Arc::ptr_eq(&old.0, &router)) {
                     let _gate = runtime::gate();
-                    *attended = Some(Attended::to(&router));
+                    *attended = Some(Attended::to(&router, job.limits.history));
                 }
                 if timeout(LOOK_AGAIN, router.read_due()).await.is_ok() {
                     return router;
@@ -174,9 +197,9 @@ async fn due(uploads: &Uploads, attended: &mut Option<Attended>) -> Arc<Router> 
 struct Attended(Arc<Router>);
 
 impl Attended {
-    fn to(router: &Arc<Router>) -> Self {
+    fn to(router: &Arc<Router>, history: Option<history::Settings>) -> Self {
         router.attend();
-        router.recover(true);
+        router.recover(history);
         Self(Arc::clone(router))
     }
 }
@@ -191,8 +214,11 @@ struct Reader<'a> {
     job: &'a Job,
     link: Option<Link>,
     told_down: bool,
+    told_refusal: bool,
     /// Attempts that failed in a row.
     attempt: u32,
+    /// Uploads to be read at once: fewer while that takes too long.
+    at_once: usize,
     /// Messages heard when that was looked at last.
     heard: u64,
 }
@@ -206,29 +232,26 @@ impl Reader<'_> {
         }
         let asked = {
             let _gate = runtime::gate();
-            router.take_asks(UPLOADS_AT_ONCE)
+            router.take_asks(self.at_once)
         };
         if asked.is_empty() {
             return;
         }
         let (ids, asks): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
-        let mut link = match self.link().await {
-            Ok(link) => link,
-            Err(error) => return self.failed(router, &ids, &error).await,
-        };
-        let answers = match link.read(&asks).await {
+        let answers = match self.ask(&asks).await {
             Ok(answers) => answers,
+            // Who is not let read at all goes on without, too.
+            Err(error) if is_lasting(&error) => vec![Err(error); asks.len()],
             Err(error) => return self.failed(router, &ids, &error).await,
         };
-        self.link = Some(link);
         let mut again = false;
-        let mut trouble = None;
+        let (mut trouble, mut refusal) = (None, None);
         for ((id, ask), answer) in ids.into_iter().zip(asks).zip(answers) {
             let past = match answer {
                 Ok(past) => past,
                 Err(error) if is_lasting(&error) => {
                     // Who is not let read goes on without, and whoever misses something is told.
-                    trouble = Some(error);
+                    refusal = Some(error);
                     None
                 }
                 Err(error) => {
@@ -240,6 +263,12 @@ impl Reader<'_> {
             };
             let _gate = runtime::gate();
             again |= router.catch_up(id, &ask.upload, past, Some(&self.job.home));
+        }
+        if let Some(error) = refusal
+            && !std::mem::replace(&mut self.told_refusal, true)
+        {
+            let text = format!("histories cannot be read, later ones are not told: {error}");
+            self.tell(Level::Error, text);
         }
         match trouble {
             Some(error) => self.tell_down(&error),
@@ -262,8 +291,19 @@ impl Reader<'_> {
             router.ask_again(ids);
         }
         self.tell_down(error);
+        if matches!(error, Error::Timeout { .. }) {
+            self.at_once = (self.at_once / 2).max(1);
+        }
         self.attempt += 1;
         tokio::time::sleep(backoff(self.attempt, jitter())).await;
+    }
+
+    async fn ask(&mut self, asks: &[Ask]) -> Result<Vec<Result<Option<Past>, Error>>, Error> {
+        let mut link = self.link().await?;
+        let answers = link.read(asks).await?;
+        self.link = Some(link);
+        self.at_once = (self.at_once * 2).min(UPLOADS_AT_ONCE);
+        Ok(answers)
     }
 
     fn recovered(&mut self) {
@@ -309,8 +349,10 @@ impl Reader<'_> {
             _ => return,
         }
         self.link = Some(link);
+        let reads = probe.reads.load(Ordering::Relaxed);
         let came_back = timeout(PROBE_PATIENCE, probe.came_back.notified()).await.is_ok();
-        let is_heard = came_back || probe.heard.load(Ordering::Relaxed) != heard;
+        let has_read = probe.reads.load(Ordering::Relaxed) != reads;
+        let is_heard = came_back || !has_read || probe.heard.load(Ordering::Relaxed) != heard;
         if !is_heard && probe.stands(SUBSCRIBED) && self.is_live() {
             probe.deaf.notify_one();
         }
@@ -323,10 +365,13 @@ impl Reader<'_> {
     }
 
     async fn link(&mut self) -> Result<Link, Error> {
-        match self.link.take().filter(|link| !link.is_lost()) {
-            Some(link) => Ok(link),
-            None => Link::connect(&self.job.url, &self.job.limits).await,
+        if let Some(link) = self.link.take().filter(|link| !link.is_lost()) {
+            return Ok(link);
         }
+        // Much may have to be read over a slow line.
+        let publish_timeout = self.job.limits.publish_timeout.max(PATIENCE);
+        let limits = Limits { publish_timeout, ..self.job.limits };
+        Link::connect(&self.job.url, &limits).await
     }
 
     fn is_live(&self) -> bool {

@@ -1,5 +1,5 @@
 //! What the router does so that no message of an upload is missed silently: places in the tracks of
-//! `recovery.rs`, and what `reading.rs` reads of the broker's history.
+//! `recovery/`, and what `reading.rs` reads of the broker's history.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use smallvec::SmallVec;
 
 use crate::channel::Address;
-use crate::history::{Ask, Past, Position, resync};
+use crate::history::{Ask, Past, Position, Settings, resync};
 use crate::lane::{Entry, LaneId};
 use crate::message::{Message, Payload};
 use crate::post::LoopMailbox;
@@ -32,8 +32,9 @@ impl Router {
         self.recovers.load(Ordering::Acquire) == ON
     }
 
-    /// Says whether the listener of this router keeps a history.
-    pub fn recover(&self, on: bool) {
+    /// Says which history the listener of this router has, if any.
+    pub fn recover(&self, history: Option<Settings>) {
+        let on = history.is_some();
         if !on && self.readers.load(Ordering::Acquire) > 0 {
             return;
         }
@@ -42,7 +43,7 @@ impl Router {
             return;
         }
         let mut inner = self.inner.lock();
-        inner.recovery.set(on);
+        inner.recovery.set(history.map(|history| history.ttl));
         inner.registry.note_forgotten(on);
         if on {
             for upload in inner.registry.watched() {
@@ -259,6 +260,17 @@ impl Inner {
     /// The uploads of a user for whose places a lane counts.
     pub(crate) fn tracks_of(&self, user: u32) -> Vec<u32> {
         if self.recovery.is_used() { self.registry.uploads_at(user) } else { Vec::new() }
+    }
+
+    /// Messages were dropped from a lane.
+    pub(crate) fn lag(&mut self, lane: LaneId) {
+        let users: Vec<u32> = match self.lanes.get(lane) {
+            Some(lane) if self.recovery.is_used() => lane.users.iter().collect(),
+            _ => return,
+        };
+        let uploads: Vec<u32> =
+            users.into_iter().flat_map(|user| self.registry.uploads_at(user)).collect();
+        self.recovery.lag(lane, &uploads);
     }
 
     /// Uploads that nobody watches any more have no track.

@@ -402,7 +402,7 @@ impl Router {
         let (mut spilled, lost, over) =
             inner.lanes.see(mailbox, self.policy.limits, self.policy.overflow);
         for lane in lost {
-            inner.recovery.lag(lane);
+            inner.lag(lane);
         }
         self.give_up_all(&mut inner, over, &mut spilled);
         self.stats.dropped.add(spilled.len() as u64);
@@ -547,7 +547,7 @@ impl Router {
                 self.stats.coalesced.add(u64::from(coalesced));
                 self.stats.dropped.add(dropped.len() as u64);
                 spilled.extend(dropped);
-                inner.recovery.lag(inner.lanes.id_at(index));
+                inner.lag(inner.lanes.id_at(index));
             }
             Pushed::NoLoop => self.stats.dropped.add(1),
             Pushed::GivenUp { entries, coalesced } => {

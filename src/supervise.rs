@@ -197,7 +197,7 @@ impl Voice<'_> {
     fn recover(&self) {
         let _gate = runtime::gate();
         if let Some(router) = self.job.uploads.router() {
-            router.recover(self.job.limits.history.is_some());
+            router.recover(self.job.limits.history);
         }
     }
 
@@ -218,6 +218,7 @@ impl Voice<'_> {
     async fn read(&mut self, listening: &mut Listening) -> Error {
         let wishes = self.wishes().cloned();
         let probe = &self.job.probe;
+        probe.begin().await;
         let mut settled = false;
         loop {
             if let Some(wishes) = &wishes {
@@ -232,6 +233,7 @@ impl Voice<'_> {
                 settled = true;
                 self.up();
             }
+            probe.read();
             let mut ear = |heard: Heard<'_>| self.hear(heard);
             let next = tokio::select! {
                 next = listening.next(&mut ear) => next,
@@ -322,7 +324,7 @@ impl Voice<'_> {
             job.stats.unwatched.add(batch.len() as u64);
             return;
         };
-        router.recover(job.limits.history.is_some());
+        router.recover(job.limits.history);
         let not_utf8 = router.route(batch, Some(&job.home), &job.stats);
         drop(gate);
         for channel in not_utf8 {
@@ -383,7 +385,11 @@ impl Voice<'_> {
 
     fn down(&mut self, error: &Error) {
         self.start_over();
-        let was_live = matches!(self.job.health.report().state, State::Live | State::Degraded);
+        let state = {
+            let _gate = runtime::gate();
+            self.job.health.report().state
+        };
+        let was_live = matches!(state, State::Live | State::Degraded);
         let state = if was_live { State::Degraded } else { State::Connecting };
         self.enter(state, Some(error));
         // Once per outage, and once more if what was a matter of waiting has become one of mending.

@@ -7,12 +7,14 @@ from contract import Row, Session
 from meter import Meter
 from publishing import models, one_by_one, side_by_side
 from recovering import beside
+from responding import own_cores
 
 NAME = "recovery_publish"
 TITLE = "recovery: publishing with a history, beside publishing without"
 ROWS = (
     Row("ratio_50", "50 at a time: rate, with / without", "times", better="higher", limit=0.5),
     Row("ratio_serial", "one by one: rate, with / without", "times", better="higher", limit=0.5),
+    Row("ratio_apart", "50 at a time, Redis on a core of its own", "times", better="higher"),
     Row("per_second_without", "50 at a time, without", "1/s", better="higher"),
     Row("per_second_with", "50 at a time, with", "1/s", better="higher"),
     Row("per_second_full", "50 at a time, to histories that are full", "1/s", better="higher"),
@@ -29,19 +31,15 @@ TASKS = 50
 
 
 async def run(session: Session) -> Mapping[str, float]:
-    sides = {False: Side(), True: Side()}
-    for number in range(session.size(4, 2)):
-        # In turns, and each is the first as often as the other.
-        for history in (False, True) if number % 2 else (True, False):
-            await session.load.clear()
-            async with beside(session, history=history) as side:
-                await _publish(side, sides[history])
+    without, with_history = await _in_turns(session)
     full = await _full(session)
+    async with own_cores(session.load):
+        without_apart, with_apart = await _in_turns(session)
     await session.load.clear()
-    without, with_history = sides[False], sides[True]
     return {
         "ratio_50": with_history.per_second / without.per_second,
         "ratio_serial": without.each_us / with_history.each_us,
+        "ratio_apart": with_apart.per_second / without_apart.per_second,
         "per_second_full": full,
         **{f"{key}_without": figure for key, figure in without.figures().items()},
         **{f"{key}_with": figure for key, figure in with_history.figures().items()},
@@ -73,6 +71,17 @@ class Side:
             "redis_us": self.redis_seconds / self.many_count * 1e6,
             "each_us": self.each_us,
         }
+
+
+async def _in_turns(session: Session) -> tuple[Side, Side]:
+    sides = {False: Side(), True: Side()}
+    for number in range(session.size(4, 2)):
+        # Each is the first as often as the other.
+        for history in (False, True) if number % 2 else (True, False):
+            await session.load.clear()
+            async with beside(session, history=history) as side:
+                await _publish(side, sides[history])
+    return sides[False], sides[True]
 
 
 async def _publish(session: Session, side: Side) -> None:

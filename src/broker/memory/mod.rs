@@ -89,6 +89,10 @@ impl Link {
             let sent = tokio::time::timeout(self.limit, listener.send(Arc::clone(&shared))).await;
             if sent.is_err() {
                 missed = Some(Error::Timeout { url: "memory://".into(), after: self.limit });
+                if recorded {
+                    // Cut off, so that it comes back and looks up what it has missed.
+                    listeners(|all| all.retain(|other| !other.same_channel(&listener)));
+                }
             }
         }
         let published = taken.iter_mut().filter(|taken| taken.status == Status::Published);

@@ -26,6 +26,8 @@ pub struct Link {
     limits: Limits,
     /// Those for the history. Where the server refuses them, what is to be recorded is refused.
     scripts: Option<Result<Scripts, Error>>,
+    /// Whether each recorded message has a call of its own, as in a cluster.
+    alone: bool,
 }
 
 impl Link {
@@ -44,7 +46,8 @@ impl Link {
                 .await
                 .map_err(|error| describe(&error, url, limits))?;
         let (driver, url) = (tokio::spawn(driver), url.clone());
-        let mut link = Self { connection, driver, url, limits: *limits, scripts: None };
+        let mut link =
+            Self { connection, driver, url, limits: *limits, scripts: None, alone: false };
         if limits.history.is_some() {
             link.load().await?;
         }
@@ -64,7 +67,8 @@ impl Link {
         while let Some(outgoing) = batch.get(at) {
             let part = match (&outgoing.record, &self.scripts) {
                 (Some(_), Some(Ok(scripts))) => {
-                    Part::Recorded(scripts.publish(&mut pipeline, &batch[at..], now))
+                    let most = if self.alone { at + 1 } else { batch.len() };
+                    Part::Recorded(scripts.publish(&mut pipeline, &batch[at..most], now))
                 }
                 (Some(_), Some(Err(error))) => {
                     refused = Some(error.clone());
@@ -88,6 +92,9 @@ impl Link {
                 }
                 (Part::Recorded(count), _) => {
                     let answers = each(values.next().unwrap_or(Value::Nil), count);
+                    self.alone |= answers.iter().any(|answer| {
+                        matches!(answer, Value::ServerError(error) if is_of_a_cluster(error.code()))
+                    });
                     verdicts.extend(answers.into_iter().map(|value| self.verdict(value, true)));
                 }
             }
@@ -169,7 +176,11 @@ impl Link {
             Verdict::Refused(Error::Refused { url: self.url.shown.clone(), reason })
         };
         match value {
-            Value::ServerError(error) if recorded && is_forgotten(error.code()) => Verdict::Again,
+            Value::ServerError(error)
+                if recorded && (is_forgotten(error.code()) || is_of_a_cluster(error.code())) =>
+            {
+                Verdict::Again
+            }
             Value::ServerError(error) => Verdict::Refused(self.complaint(error)),
             value if recorded => {
                 history::taken(&value).map_or_else(|| strange("EVALSHA"), Verdict::Taken)
@@ -225,6 +236,11 @@ fn each(value: Value, count: usize) -> Vec<Value> {
         Value::Array(values) if values.len() == count => values,
         other => vec![other; count.max(1)],
     }
+}
+
+/// In a cluster a script takes the keys of one upload only.
+fn is_of_a_cluster(code: &str) -> bool {
+    code == "CROSSSLOT"
 }
 
 fn is_forgotten(code: &str) -> bool {

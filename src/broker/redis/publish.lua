@@ -46,8 +46,11 @@ local function publish(meta, log, keys, channel, head, number, is_milestone, ver
     epoch = string.sub(redis.sha1hex(source .. ':' .. number), 1, 16)
     key = key and epoch .. key
     -- What is left of a history whose meta was evicted is no part of this one.
-    local freed = redis.pcall('DEL', log)
-    if type(freed) == 'table' then return freed end
+    -- A DEL of nothing would pass for a write, and after one Redis does not look at its memory's limit.
+    if redis.pcall('EXISTS', log) == 1 then
+      local freed = redis.pcall('DEL', log)
+      if type(freed) == 'table' then return freed end
+    end
   end
 
   -- The first write says whether the server takes any; nothing is done until then.
@@ -62,11 +65,6 @@ local function publish(meta, log, keys, channel, head, number, is_milestone, ver
     added = redis.pcall('XADD', log, 'MAXLEN', trim, size, at, 'd', payload)
   end
   if type(added) == 'table' then return added end
-  local receivers = redis.pcall('PUBLISH', channel, payload)
-  if type(receivers) == 'table' then
-    redis.call('XDEL', log, at)
-    return receivers
-  end
   if apart then
     -- The milestone is kept besides, so what is next to it goes.
     local first, last = string.format('%.0f', milestone + 1), string.format('%.0f', offset - size)
@@ -94,6 +92,12 @@ local function publish(meta, log, keys, channel, head, number, is_milestone, ver
   if due then
     redis.call('PEXPIRE', meta, ttl + slack)
     redis.call('PEXPIRE', log, ttl + slack)
+  end
+  local receivers = redis.pcall('PUBLISH', channel, payload)
+  if type(receivers) == 'table' then
+    -- Its offset is used up: whoever watches is told of the hole by the next message.
+    redis.pcall('XDEL', log, at)
+    return receivers
   end
   return { 0, receivers, offset, epoch }
 end

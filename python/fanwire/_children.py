@@ -1,4 +1,4 @@
-"""The ends of processes that do not come by ``atexit``: children of multiprocessing and of Celery."""
+"""The ends of processes that come without ``atexit``: children of multiprocessing, and Celery's."""
 
 import sys
 from collections.abc import Callable

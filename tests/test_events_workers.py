@@ -20,7 +20,7 @@ from tests.events import Tap
 from tests.interpreters import ROOT, environment
 from tests.redis_server import RedisServer, free_port
 
-JOBS, APP = 40, "tests.apps.events_workers"
+JOBS, STEPS, APP = 40, 200, "tests.apps.events_workers"
 
 
 @contextmanager
@@ -69,7 +69,7 @@ class Seen:
         """Each job's messages once, and in order, by processes that were forked or not."""
         assert self.jobs == Counter(range(JOBS))
         assert self.forked == {forked}
-        assert self.steps == {n: list(range(10)) for n in range(JOBS)}
+        assert self.steps == {n: list(range(STEPS)) for n in range(JOBS)}
 
 
 @pytest.fixture
@@ -103,9 +103,12 @@ def test_gunicorn_that_loads_the_app_before_it_forks(own_redis: RedisServer, see
     seen.look().check()
 
 
-def test_a_celery_worker_with_processes(own_redis: RedisServer, seen: Seen) -> None:
+@pytest.mark.parametrize("jobs", ["many jobs a process", "a process for each job"])
+def test_a_celery_worker_with_processes(own_redis: RedisServer, seen: Seen, jobs: str) -> None:
     client = Celery(broker=own_redis.url)
     options = ["-A", f"{APP}:celery_app", "worker", "-P", "prefork", "-c", "3", "-l", "WARNING"]
+    if jobs == "a process for each job":
+        options += ["--max-tasks-per-child", "1"]
     with server("celery", own_redis.url, *options):
         run(seen, lambda n: client.send_task("work", (n,)))
     client.close()

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyModule};
+use pyo3::types::PyModule;
 
 use super::event_publisher::Busy;
 use super::logging;
@@ -20,27 +20,17 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     py.import("atexit")?.call_method1("register", (wrap_pyfunction!(at_exit, module)?,)).map(drop)
 }
 
-/// A child of multiprocessing, or of Celery's copy of it, ends without `atexit`. Its own hooks are empty
-/// after the fork, so this is called by the first publisher that is used in it.
-pub fn register_in_child(py: Python<'_>) -> PyResult<()> {
+/// Not every process ends with `atexit`, and a fork empties the hooks of others: so this is called by the
+/// first publisher that is used in a process.
+pub fn register_in_process(py: Python<'_>) -> PyResult<()> {
     /// One more than the fork generation in which it was called last.
     static CALLED: AtomicU64 = AtomicU64::new(0);
     let now = runtime::generation() + 1;
     if CALLED.swap(now, Ordering::Relaxed) == now {
         return Ok(());
     }
-    let modules = py.import("sys")?.getattr("modules")?;
-    for name in ["multiprocessing.util", "billiard.util"] {
-        let util = modules.call_method1("get", (name,))?;
-        if util.is_none() {
-            continue;
-        }
-        let options = PyDict::new(py);
-        options.set_item("exitpriority", -100)?; // after everything that may still publish
-        let hook = wrap_pyfunction!(at_exit, py)?;
-        util.call_method("Finalize", (py.None(), hook), Some(&options))?;
-    }
-    Ok(())
+    let hook = wrap_pyfunction!(at_exit, py)?;
+    py.import("fanwire._children")?.call_method1("call_at_the_end", (hook,)).map(drop)
 }
 
 /// Waits for what waits in any publisher; all calls of a process together take no longer than allowed.

@@ -83,7 +83,7 @@ impl Inner {
         let pushed = self.publisher.push(kind, payload);
         let pushed = pushed.map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
         if pushed.began {
-            unraisable(py, at_exit::register_in_child(py));
+            unraisable(py, at_exit::register_in_process(py));
         }
         if pushed.overflowed {
             unraisable(py, utc_offset(py).map(|seconds| self.publisher.set_utc_offset(seconds)));
@@ -338,15 +338,11 @@ impl EventPublisher {
     }
 
     /// Closes it, whatever ended the block.
-    #[pyo3(signature = (kind=None, error=None, trace=None, /))]
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        kind: Option<&Bound<'_, PyAny>>,
-        error: Option<&Bound<'_, PyAny>>,
-        trace: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let _ = (kind, error, trace); // an exception goes its way
+    #[pyo3(
+        signature = (*_exception),
+        text_signature = "($self, kind=None, error=None, trace=None, /)"
+    )]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
         self.close(py)
     }
 

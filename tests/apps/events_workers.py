@@ -15,11 +15,13 @@ URL, SERVER = os.environ["EVENTS_URL"], os.environ["EVENTS_FOR"]
 publisher = events.init_publisher(URL)
 publisher.publish_event("loaded")
 LOADED_BY = os.getpid()
+# What all jobs publish together may wait in one process.
+STEPS = 200
 
 
 def work(n: int) -> None:
-    """Ten lines and an event, by whichever process has got the job."""
-    for step in range(10):
+    """Many lines and an event at the very end, by whichever process has got the job."""
+    for step in range(STEPS):
         publisher.publish_log({"event": "step", "job": n, "step": step})
     publisher.publish_event("done", {"job": n, "forked": os.getpid() != LOADED_BY})
 

@@ -273,6 +273,7 @@ async def test_a_restart_that_keeps_nothing(
     client = await instance.watch(upload)
     await instance.until_figure("snapshots", 1)
     await instance.publish(upload, *notes(3))
+    await client.saw(1, 2, 3)
     own_redis.restart()
     await reconnected(instance, 1)
     worker = await make_instance(own_redis.url, start=False)

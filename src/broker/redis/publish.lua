@@ -105,8 +105,10 @@ end
 -- What fails in the middle is that message's failure alone.
 local function answer(...)
   local done, answered = pcall(publish, ...)
-  if done then return answered end
-  return { err = type(answered) == 'table' and answered.err or tostring(answered) }
+  if done and not answered.err then return answered end
+  local text = type(answered) == 'table' and answered.err or tostring(answered)
+  -- Redis 6.2 says where before it says what.
+  return { err = string.match(text, '^@user_script: %d+: %-(.*)$') or text }
 end
 
 if #KEYS < 4 then

@@ -66,7 +66,7 @@ def test_publishing_before_and_after_a_fork(
         assert process.stdout is not None
         assert process.stdout.readline() == "forked\n"
         trouble.end()
-        output, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+        output, errors = process.communicate("go on\n", timeout=TIMEOUT_SECONDS)
     assert (process.returncode, output) == (0, "child status 0\n"), errors
     names = ["parent before", "child anew", "parent after"]
     if method == "os.fork":
@@ -96,7 +96,7 @@ def test_an_interpreter_ends_without_close(
         assert process.stdout.readline() == "started\n"
         process.stdin.write("go\n")
         process.stdin.flush()
-        assert process.stdout.readline() == "ending\n"
+        assert process.stdout.readline() == "ending\n"  # and nothing else that would be lost here
         _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == status, errors
     for trouble in ("panicked", "Fatal Python error", "fatal runtime", "never awaited", "Resource"):

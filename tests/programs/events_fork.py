@@ -3,8 +3,8 @@
 
 Arguments: the broker's URL, how to make the child (``os.fork``, or a start method of
 multiprocessing), what happens to what waits at the fork (``sent`` or ``waiting``), and how the
-child ends (``flush`` or ``exit``). With ``waiting`` the broker is to be unreachable at first; it is
-asked for by a line on stdout and awaited on stdin.
+child ends (``flush`` or ``exit``). With ``waiting`` the broker is to be unreachable at first. When
+the child is there the program says so, and goes on when it is told to.
 """
 
 import multiprocessing
@@ -28,6 +28,11 @@ def in_the_child(url: str, ending: str) -> None:
         assert anew.flush(20)
 
 
+def say_that_it_is_there() -> None:
+    print("forked", flush=True)
+    sys.stdin.readline()
+
+
 def child_of_fork(url: str, ending: str, publisher: EventPublisher) -> int:
     child = os.fork()
     if child == 0:
@@ -39,14 +44,14 @@ def child_of_fork(url: str, ending: str, publisher: EventPublisher) -> int:
             status = 0
         finally:
             os._exit(status)
-    print("forked", flush=True)
+    say_that_it_is_there()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def child_of_multiprocessing(url: str, ending: str) -> int:
     process = multiprocessing.Process(target=in_the_child, args=(url, ending))
     process.start()
-    print("forked", flush=True)
+    say_that_it_is_there()
     process.join()
     return process.exitcode if process.exitcode is not None else -1
 

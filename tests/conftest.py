@@ -43,6 +43,7 @@ def redis_server(session_redis: RedisServer) -> Iterator[RedisServer]:
     """The server that tests share. A test that kills, stops or fills it makes one of its own."""
     yield session_redis
     session_redis.drop_clients()
+    session_redis.client.flushall()  # a history would be the next test's upload's past
 
 
 @pytest.fixture

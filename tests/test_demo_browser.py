@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from tests.conftest import Unique
 from tests.deadlines import until_blocking
 from tests.demo import Demo, Instance, OwnInstance
 from tests.redis_server import RedisServer, free_port
@@ -170,29 +171,30 @@ def test_a_link_watches_and_a_cancelled_upload_is_told(
 
 
 def test_the_bar_never_runs_backwards(
-    new_person: Callable[..., BrowserContext], redis_server: RedisServer
+    new_person: Callable[..., BrowserContext], redis_server: RedisServer, unique: Unique
 ) -> None:
+    upload = unique("upload")  # another test's may have a history
     with OwnInstance(broker_url=redis_server.url) as own:
-        page = open_page(new_person(), own.instance, "?watch=u1")
+        page = open_page(new_person(), own.instance, f"?watch={upload}")
         page.evaluate(RECORD)
         state = f"{own.instance.url}/state"
-        until_blocking(lambda: page.request.get(state).json()["watched"] == ["u1"], "it watches")
+        until_blocking(lambda: page.request.get(state).json()["watched"] == [upload], "it watches")
         # As a stage of another app would be told, and the second message overtaken by the first.
         # A note between them keeps the later from taking the place of the earlier on the way.
-        note = json.dumps({"action": "note", "upload_id": "u1"})
+        note = json.dumps({"action": "note", "upload_id": upload})
         for second, percent in ((5, 40), (4, 30), (6, 70)):
             message = {
                 "action": "upload_progress",
                 "payload": {
-                    "upload_id": "u1",
+                    "upload_id": upload,
                     "stage": "vision_analysis",
                     "progress_percent": percent,
                     "message": f"{percent} frames",
                 },
                 "timestamp": f"2026-01-01T00:00:0{second}Z",
             }
-            redis_server.publish("upload:u1", json.dumps(message))
-            redis_server.publish("upload:u1", note)
+            redis_server.publish(f"upload:{upload}", json.dumps(message))
+            redis_server.publish(f"upload:{upload}", note)
         expect(page.locator(".card .percent")).to_have_text("70 %")
         expect(page.locator(".card .message")).to_have_text("70 frames")
         percents = {percent for percent, _ in page.evaluate("shown")}

@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.interpreters import TIMEOUT_SECONDS, environment
 
 DOCS = Path(__file__).parents[1] / "docs"
+REPOSITORY = (DOCS.parent / "src").exists()
 PAGE = (DOCS / "recovery.md").read_text("utf-8")
 [(CODE, PRINTS)] = re.findall(
     r"<!-- runs: \S+\.py -->\n```python\n(.*?)```\n\n```text\n(.*?)```\n", PAGE, re.DOTALL
@@ -35,6 +36,8 @@ def test_links_lead_to_headings_that_there_are() -> None:
         text = page.read_text("utf-8")
         for path, anchor in re.findall(r"\]\((?!http)([^)#\s]*)#?([^)\s]*)\)", text):
             target = (page.parent / path).resolve() if path else page
+            if not REPOSITORY and not target.exists():
+                continue  # a copy of the tests has the documents alone
             assert target.exists(), (page.name, path)
             if anchor:
                 assert anchor in anchors(target), (page.name, path, anchor)

@@ -9,6 +9,8 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use crate::runtime;
+
 /// The reserved member of recorded payloads. It is their last one:
 /// `"_fanwire":{"epoch":"0123456789abcdef","offset":17}`.
 pub const MEMBER: &str = "_fanwire";
@@ -45,7 +47,7 @@ pub struct Epoch(pub NonZeroU64);
 impl Epoch {
     /// One that is used nowhere yet.
     pub fn random() -> Self {
-        Self(random())
+        Self(runtime::random())
     }
 
     /// Reads one; None if the text is none.
@@ -70,15 +72,6 @@ impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }
-}
-
-/// A number that is drawn nowhere else, in a forked child neither: std's random keys are inherited.
-pub fn random() -> NonZeroU64 {
-    let drawn = getrandom::u64().unwrap_or_else(|_| {
-        use std::hash::{BuildHasher, RandomState};
-        RandomState::new().hash_one((std::process::id(), std::time::SystemTime::now()))
-    });
-    NonZeroU64::new(drawn).unwrap_or(NonZeroU64::MIN)
 }
 
 /// Where a message stands within its upload. Offsets begin at 1; 0 is before the first.

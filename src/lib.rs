@@ -47,6 +47,7 @@ mod name;
 pub mod outbox;
 pub mod pointer;
 pub mod post;
+pub mod probe;
 pub mod protocol;
 pub mod publish;
 mod queue;

@@ -14,14 +14,13 @@ use tokio::time::Instant;
 use crate::broker::{Link, Verdict};
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
-use crate::history;
 use crate::journal::{Journal, Level};
 use crate::message::Outgoing;
 use crate::outbox::{Item, Outbox};
 use crate::post::{LoopMailbox, Outcome, Post, Receipt, Reply, Status};
 use crate::runtime;
 use crate::stats::ClientStats;
-use crate::supervise::backoff;
+use crate::supervise::rest;
 
 /// The most messages in one round trip.
 const BATCH: usize = 512;
@@ -58,14 +57,14 @@ pub async fn keep_running(job: Job) {
         let text = format!("publishing starts over, {lost} messages are lost: {panic}");
         job.journal.add(Level::Error, text);
         drop(gate);
-        tokio::time::sleep(backoff(1, jitter())).await;
+        rest(1).await;
     }
 }
 
 async fn run(job: &Job) {
     let mut sender = Sender {
         link: None,
-        source: history::random().get(),
+        source: runtime::random().get(),
         sent: 0,
         attempt: 0,
         rest_until: None,
@@ -270,17 +269,12 @@ impl Sender {
             let answers = job.outbox.hold(back).into_iter();
             self.voice.answer(job, answers.map(|(reply, outcome)| (Some(reply), outcome)));
         }
-        tokio::time::sleep(backoff(self.attempt, jitter())).await;
+        rest(self.attempt).await;
     }
 }
 
 fn is_unclear(item: &Item) -> bool {
     item.outgoing.record.as_ref().is_some_and(|record| record.unclear)
-}
-
-/// Keeps a fleet out of step.
-fn jitter() -> f64 {
-    f64::from((history::random().get() >> 32) as u32) / f64::from(u32::MAX)
 }
 
 /// Tells the beginning and the end of an outage once each, and answers who waits.

@@ -1,29 +1,24 @@
-//! The listener's second connection: it reads the history for connections that missed something, and
-//! makes sure that the listener hears.
-//!
-//! A connection may be up and yet deaf: the server answers, and what is published does not come. So
-//! while nothing comes, a message on a channel of this listener's own is published every few seconds,
-//! and if it does not come back the listener connects anew.
+//! The task with the listener's second connection: it makes the reads that a router says are due, and
+//! publishes the probes of `probe.rs`. What is to be read, and who gets what of it, is decided in
+//! `recovery/`; what the listener hears goes through `supervise.rs`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::broker::{Link, Verdict};
-use crate::config::{BrokerUrl, Limits, Target};
+use crate::config::{Limits, Target};
 use crate::error::Error;
-use crate::health::{Health, State};
+use crate::health::State;
 use crate::history::{self, Ask, Past};
-use crate::journal::{Journal, Level};
+use crate::journal::Level;
 use crate::message::Outgoing;
-use crate::post::{LoopMailbox, Post};
+use crate::probe;
 use crate::router::Router;
 use crate::runtime;
-use crate::supervise::{Uploads, backoff, jitter};
+use crate::supervise::{Job, rest};
 
 /// Uploads read in one round trip. Their answer is queued in one go, so it bounds that too.
 const UPLOADS_AT_ONCE: usize = 64;
@@ -31,116 +26,10 @@ const UPLOADS_AT_ONCE: usize = 64;
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How long nothing may come before the listener is probed.
 const PROBE_AFTER: Duration = Duration::from_secs(3);
-/// How long a probe may take.
-const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a read may take at least.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two reads that did not find what is missing.
 const NOT_YET: Duration = Duration::from_millis(10);
-
-/// A listener's own channel, and what came of it.
-#[derive(Debug)]
-pub struct Probe {
-    /// The channel; nobody else knows it.
-    pub channel: Box<str>,
-    standing: AtomicU8,
-    /// Messages of any channel that were heard.
-    heard: AtomicU64,
-    /// Times the listener has read, or tried to.
-    reads: AtomicU64,
-    came_back: Notify,
-    deaf: Notify,
-    wanted: Notify,
-}
-
-const NOT_ASKED: u8 = 0;
-const ASKED: u8 = 1;
-const SUBSCRIBED: u8 = 2;
-const REFUSED: u8 = 3;
-
-impl Default for Probe {
-    fn default() -> Self {
-        Self {
-            channel: format!("fanwire:probe:{:016x}", history::random()).into(),
-            standing: AtomicU8::new(NOT_ASKED),
-            heard: AtomicU64::new(0),
-            reads: AtomicU64::new(0),
-            came_back: Notify::new(),
-            deaf: Notify::new(),
-            wanted: Notify::new(),
-        }
-    }
-}
-
-impl Probe {
-    /// Notes that a message was heard.
-    pub fn hear(&self) {
-        self.heard.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Notes that the listener reads: one that waits for a slow event loop hears nothing, and is not deaf.
-    pub fn read(&self) {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A new connection begins. What was found of the last one does not count.
-    pub async fn begin(&self) {
-        drop(timeout(Duration::ZERO, self.deaf.notified()).await);
-    }
-
-    /// Notes that the probe was heard.
-    pub fn come_back(&self) {
-        self.hear();
-        self.came_back.notify_one();
-    }
-
-    /// Notes what the broker said to the subscription. True if it is refused and was not before.
-    pub fn answered(&self, granted: bool) -> bool {
-        let standing = if granted { SUBSCRIBED } else { REFUSED };
-        self.standing.swap(standing, Ordering::AcqRel) != REFUSED && !granted
-    }
-
-    /// The connection is gone, and its subscription with it. What is refused once is not asked again.
-    pub fn start_over(&self) {
-        for standing in [ASKED, SUBSCRIBED] {
-            let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-            // Whoever else has changed it knows better.
-            let _ = self.standing.compare_exchange(standing, NOT_ASKED, success, failure);
-        }
-    }
-
-    /// Waits until the listener is found deaf.
-    pub async fn is_deaf(&self) {
-        self.deaf.notified().await;
-    }
-
-    /// Waits until the channel is to be subscribed to.
-    pub async fn is_wanted(&self) {
-        self.wanted.notified().await;
-    }
-
-    fn stands(&self, standing: u8) -> bool {
-        self.standing.load(Ordering::Acquire) == standing
-    }
-}
-
-/// What the task needs.
-pub struct Job {
-    /// The broker.
-    pub url: BrokerUrl,
-    /// Timeouts, and whether there is a history.
-    pub limits: Limits,
-    /// Whose connections are served.
-    pub uploads: Uploads,
-    /// How the listener is.
-    pub health: Arc<Health>,
-    /// The listener's own channel.
-    pub probe: Arc<Probe>,
-    /// The loop that called `start`.
-    pub home: Arc<LoopMailbox>,
-    /// Where trouble is told.
-    pub journal: Arc<Journal>,
-}
 
 /// Runs until it is aborted.
 pub async fn run(job: &Job) {
@@ -270,7 +159,7 @@ impl Reader<'_> {
             Some(error) if some_answered => {
                 if !std::mem::replace(&mut self.told_refusal, true) {
                     let text = format!("the history of an upload cannot be read: {error}");
-                    self.tell(Level::Error, text);
+                    self.job.tell(Level::Error, text);
                 }
             }
             other => trouble = trouble.or(other),
@@ -300,7 +189,7 @@ impl Reader<'_> {
             self.at_once = (self.at_once / 2).max(1);
         }
         self.attempt += 1;
-        tokio::time::sleep(backoff(self.attempt, jitter())).await;
+        rest(self.attempt).await;
     }
 
     async fn ask(&mut self, asks: &[Ask]) -> Result<Vec<Result<Option<Past>, Error>>, Error> {
@@ -315,28 +204,23 @@ impl Reader<'_> {
         self.attempt = 0;
         if std::mem::take(&mut self.told_down) {
             let text = format!("{}: the history can be read again", self.job.url.shown);
-            self.tell(Level::Warning, text);
+            self.job.tell(Level::Warning, text);
         }
     }
 
     fn tell_down(&mut self, error: &Error) {
         if !std::mem::replace(&mut self.told_down, true) {
-            self.tell(Level::Error, format!("the history cannot be read: {error}"));
+            self.job.tell(Level::Error, format!("the history cannot be read: {error}"));
         }
     }
 
     /// Publishes on the listener's own channel if nothing has come for a while, and waits for it.
     async fn probe(&mut self) {
         let probe = &self.job.probe;
-        let heard = probe.heard.load(Ordering::Relaxed);
+        let heard = probe.heard();
         let is_silent = std::mem::replace(&mut self.heard, heard) == heard;
-        if !is_silent || !self.is_live() || probe.stands(REFUSED) {
+        if !is_silent || !self.is_live() || !probe.is_ready() {
             return;
-        }
-        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-        if probe.standing.compare_exchange(NOT_ASKED, ASKED, success, failure).is_ok() {
-            probe.wanted.notify_one();
-            return; // subscribed to by the next time
         }
         let Ok(mut link) = self.link().await else { return };
         let outgoing = Outgoing::new(probe.channel.clone(), Bytes::from_static(b"1"));
@@ -346,7 +230,7 @@ impl Reader<'_> {
             Ok([Verdict::Refused(Error::Rejected(reason))]) => {
                 self.link = Some(link);
                 if probe.answered(false) {
-                    self.tell_refused(reason);
+                    self.job.tell(Level::Warning, probe::refusal(&self.job.url, reason));
                 }
                 return;
             }
@@ -354,19 +238,10 @@ impl Reader<'_> {
             _ => return,
         }
         self.link = Some(link);
-        let reads = probe.reads.load(Ordering::Relaxed);
-        let came_back = timeout(PROBE_PATIENCE, probe.came_back.notified()).await.is_ok();
-        let has_read = probe.reads.load(Ordering::Relaxed) != reads;
-        let is_heard = came_back || !has_read || probe.heard.load(Ordering::Relaxed) != heard;
-        if !is_heard && probe.stands(SUBSCRIBED) && self.is_live() {
-            probe.deaf.notify_one();
+        if !probe.comes_back(heard).await && self.is_live() {
+            probe.find_deaf();
         }
-        self.heard = probe.heard.load(Ordering::Relaxed);
-    }
-
-    /// The listener may not subscribe to its own channel, or nobody may publish there.
-    fn tell_refused(&self, reason: &str) {
-        self.tell(Level::Warning, refusal(&self.job.url, reason));
+        self.heard = probe.heard();
     }
 
     async fn link(&mut self) -> Result<Link, Error> {
@@ -383,21 +258,6 @@ impl Reader<'_> {
         let _gate = runtime::gate();
         self.job.health.report().state == State::Live
     }
-
-    fn tell(&self, level: Level, text: String) {
-        let _gate = runtime::gate();
-        self.job.journal.add(level, text);
-        self.job.home.post(Post::Journal(Arc::clone(&self.job.journal)));
-    }
-}
-
-/// What is said when the probe is not allowed.
-pub fn refusal(url: &BrokerUrl, reason: &str) -> String {
-    format!(
-        "{}: no probes on fanwire:probe:* ({reason}); a connection that is up but deaf is noticed by \
-         PING only",
-        url.shown
-    )
 }
 
 /// Whether asking again cannot help.

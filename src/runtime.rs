@@ -8,6 +8,8 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -73,6 +75,14 @@ fn start_io_thread() -> std::io::Result<Handle> {
         .name("fanwire-io".into())
         .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
     Ok(handle)
+}
+
+/// A number that is drawn nowhere else, in a forked child neither: std's random keys are inherited.
+pub fn random() -> NonZeroU64 {
+    let drawn = getrandom::u64().unwrap_or_else(|_| {
+        RandomState::new().hash_one((std::process::id(), std::time::SystemTime::now()))
+    });
+    NonZeroU64::new(drawn).unwrap_or(NonZeroU64::MIN)
 }
 
 /// Runs a future to its end, or up to its panic, whose text is returned.

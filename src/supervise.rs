@@ -13,7 +13,8 @@ use crate::error::Error;
 use crate::health::{Health, State};
 use crate::journal::{Journal, Level};
 use crate::post::{LoopMailbox, Post, Reply};
-use crate::reading::{self, Probe};
+use crate::probe::{self, Probe};
+use crate::reading;
 use crate::router::{self, Inbound, Router};
 use crate::runtime;
 use crate::stats::ClientStats;
@@ -51,6 +52,15 @@ pub struct Job {
     pub started: Arc<Started>,
     /// The channel on which it hears itself.
     pub probe: Arc<Probe>,
+}
+
+impl Job {
+    /// Has the loop that called `start` log a line.
+    pub fn tell(&self, level: Level, text: String) {
+        let _gate = runtime::gate();
+        self.journal.add(level, text);
+        self.home.post(Post::Journal(Arc::clone(&self.journal)));
+    }
 }
 
 /// Whose connections a listener serves.
@@ -126,29 +136,20 @@ pub fn backoff(attempt: u32, jitter: f64) -> Duration {
 /// Runs until it is aborted, or until the first attempt fails for good. `started` is answered after
 /// the first attempt.
 pub async fn run(job: Job) {
-    let reader = reading::Job {
-        url: job.url.clone(),
-        limits: job.limits,
-        uploads: job.uploads.clone(),
-        health: Arc::clone(&job.health),
-        probe: Arc::clone(&job.probe),
-        home: Arc::clone(&job.home),
-        journal: Arc::clone(&job.journal),
-    };
     let mut panics = 0;
     loop {
         // Side by side in one task, so that they end together.
         let both = async {
             tokio::select! {
                 () = listen(&job) => {}
-                () = reading::run(&reader) => {}
+                () = reading::run(&job) => {}
             }
         };
         let Err(panic) = runtime::contained(both).await else { return };
         panics += 1;
         let voice = Voice { job: &job, told_down: None, named: Vec::new(), attempt: 0 };
         voice.down_by_panic(&panic);
-        tokio::time::sleep(backoff(panics, jitter())).await;
+        rest(panics).await;
     }
 }
 
@@ -171,15 +172,18 @@ async fn listen(job: &Job) {
         voice.down(&error);
         voice.answer(Ok(()));
         voice.attempt += 1;
-        tokio::time::sleep(backoff(voice.attempt, jitter())).await;
+        rest(voice.attempt).await;
     }
 }
 
-/// Randomness enough to keep a fleet out of step: std's hasher keys are random per process and grow
-/// by one at each use.
-pub(crate) fn jitter() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    f64::from((RandomState::new().hash_one(0u8) >> 32) as u32) / f64::from(u32::MAX)
+/// Lets the time pass that [`backoff`] gives.
+pub(crate) async fn rest(attempt: u32) {
+    tokio::time::sleep(backoff(attempt, jitter())).await;
+}
+
+/// Randomness that keeps a fleet out of step.
+fn jitter() -> f64 {
+    f64::from((runtime::random().get() >> 32) as u32) / f64::from(u32::MAX)
 }
 
 /// Routes what the listener reads, and says once each when it is deaf and when it hears again.
@@ -289,8 +293,8 @@ impl Voice<'_> {
             Heard::Unsubscribed(channel) if is_probe(channel) => {}
             Heard::Refused(channel, error) if is_probe(channel.as_bytes()) => {
                 if self.job.probe.answered(false) {
-                    let text = reading::refusal(&self.job.url, &error.to_string());
-                    self.tell(Level::Warning, text);
+                    let text = probe::refusal(&self.job.url, &error.to_string());
+                    self.job.tell(Level::Warning, text);
                 }
             }
             Heard::Subscribed(channel) | Heard::Unsubscribed(channel) => {
@@ -306,7 +310,7 @@ impl Voice<'_> {
                 }
             }
             Heard::Refused(channel, error) => {
-                self.tell(Level::Error, format!("no subscription to {channel:?}: {error}"));
+                self.job.tell(Level::Error, format!("no subscription to {channel:?}: {error}"));
                 let _gate = runtime::gate();
                 self.job.topics.drop_channel(channel);
                 if let Some(wishes) = self.wishes() {
@@ -348,7 +352,7 @@ impl Voice<'_> {
         if self.named.len() < CHANNELS_NAMED && !known {
             self.named.push(channel.into());
             let channel = String::from_utf8_lossy(channel);
-            self.tell(Level::Warning, format!("payload on channel {channel:?} {why}: skipped"));
+            self.job.tell(Level::Warning, format!("payload on channel {channel:?} {why}: skipped"));
         }
     }
 
@@ -374,11 +378,11 @@ impl Voice<'_> {
         }
         if self.told_down.take().is_some() {
             self.job.stats.reconnects.add(1);
-            self.tell(Level::Warning, format!("{url}: receiving again"));
+            self.job.tell(Level::Warning, format!("{url}: receiving again"));
         } else {
             let what = self.job.uploads.patterns().join(" ");
             let what = if what.is_empty() { "topics" } else { &what };
-            self.tell(Level::Info, format!("{url}: receiving {what}"));
+            self.job.tell(Level::Info, format!("{url}: receiving {what}"));
         }
         self.answer(Ok(()));
     }
@@ -397,7 +401,7 @@ impl Voice<'_> {
         if self.told_down.is_none() || (permanent && self.told_down == Some(false)) {
             self.told_down = Some(permanent);
             let text = format!("not receiving, trying again: {error}");
-            self.tell(Level::Error, text);
+            self.job.tell(Level::Error, text);
         }
     }
 
@@ -407,7 +411,7 @@ impl Voice<'_> {
         let reason = Error::System(text.clone());
         self.enter(State::Degraded, Some(&reason));
         self.job.stats.panics.add(1);
-        self.tell(Level::Error, text);
+        self.job.tell(Level::Error, text);
     }
 
     fn enter(&self, state: State, error: Option<&Error>) {
@@ -415,12 +419,6 @@ impl Voice<'_> {
         if self.job.health.enter(state, error.map(ToString::to_string)) {
             self.job.home.post(Post::Changed(Arc::clone(&self.job.health)));
         }
-    }
-
-    fn tell(&self, level: Level, text: String) {
-        let _gate = runtime::gate();
-        self.job.journal.add(level, text);
-        self.job.home.post(Post::Journal(Arc::clone(&self.job.journal)));
     }
 }
 

@@ -18,8 +18,8 @@ use crate::broker::{Link, Verdict};
 use crate::error::Error;
 use crate::journal::Level;
 use crate::message::Outgoing;
-use crate::supervise::backoff;
-use crate::{history, runtime};
+use crate::runtime;
+use crate::supervise::rest;
 
 /// The most messages in one round trip.
 const BATCH: usize = 512;
@@ -46,7 +46,7 @@ pub(super) async fn run(core: Arc<Core>) {
             inner.connected = false;
             core.lose_in_hand(&mut inner);
         }
-        tokio::time::sleep(backoff(panics, jitter())).await;
+        rest(panics).await;
     }
 }
 
@@ -114,7 +114,7 @@ impl Sender<'_> {
             self.core.lock().connected = false;
             self.voice.begin(self.core, error);
         }
-        tokio::time::sleep(backoff(self.attempt, jitter())).await;
+        rest(self.attempt).await;
     }
 
     /// Sends a batch, which may be the last one over this connection.
@@ -307,11 +307,6 @@ impl Core {
         }
         Batch { outgoing, marks, reports }
     }
-}
-
-/// Keeps a fleet out of step.
-fn jitter() -> f64 {
-    f64::from((history::random().get() >> 32) as u32) / f64::from(u32::MAX)
 }
 
 /// Tells the beginning and the end of an outage once each.

@@ -18,6 +18,7 @@ mod manager;
 mod operation;
 mod options;
 mod orjson;
+mod path;
 mod protocol;
 mod publisher;
 mod pubsub;

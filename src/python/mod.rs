@@ -31,6 +31,7 @@ mod states;
 mod topics;
 mod turns;
 mod views;
+mod waiting;
 
 use pyo3::prelude::*;
 

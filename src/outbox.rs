@@ -407,6 +407,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::coalesce::{Coalescer, Rule};
+    use crate::config::OutageLimits;
 
     fn outgoing(size: usize) -> Outgoing {
         Outgoing::new("upload:x".into(), Bytes::from(vec![b'1'; size]))
@@ -484,5 +486,56 @@ mod tests {
         outbox.drained().await;
         outbox.close();
         assert!(outbox.next(1, 100).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_what_came_first_does_not_wait_for_the_rest() {
+        let outbox = Outbox::default();
+        for _ in 0..2 {
+            outbox.try_push(outgoing(1), 10, 100).unwrap();
+        }
+        let count = outbox.came();
+        outbox.try_push(outgoing(1), 10, 100).unwrap();
+        assert!(!outbox.is_past(count), "it waits");
+        assert_eq!(outbox.next(2, 100).await.unwrap().len(), 2);
+        assert!(!outbox.is_past(count), "it is under way");
+        let waiting = async {
+            tokio::join!(outbox.past(count), async { outbox.done() });
+        };
+        waiting.await;
+        assert!(!outbox.is_past(outbox.came()));
+        drop(outbox.give_up());
+        outbox.past(outbox.came()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_out_an_outage_is_waited_for_until_it_expires() {
+        let limits =
+            OutageLimits { messages: 10, bytes: 100, time: std::time::Duration::from_secs(60) };
+        let coalescer = Arc::new(Coalescer::new(&[Rule::of_uploads()]).unwrap());
+        let keeping = Keeping { limits, coalescer, stats: Arc::default() };
+        let outbox = Outbox::new(Some(Arc::new(keeping)));
+        let progress = || {
+            let payload = Bytes::from_static(br#"{"action":"upload_progress"}"#);
+            Outgoing::new("upload:x".into(), payload)
+        };
+        outbox.try_push(progress(), 10, 100).unwrap();
+        let first = outbox.came();
+        outbox.try_push(outgoing(1), 10, 100).unwrap();
+        let back = outbox.next(1, 100).await.unwrap();
+        drop(outbox.hold(back));
+        outbox.try_push(progress(), 10, 100).unwrap();
+        let before = outbox.came();
+        outbox.try_push(progress(), 10, 100).unwrap();
+        assert_eq!(outbox.waiting().0, 3, "the last took the place of the one before it");
+        assert!(!outbox.is_past(first), "what came back is the same as before");
+        let mut taken = outbox.next(2, 100).await.unwrap();
+        outbox.done();
+        assert!(outbox.is_past(first) && !outbox.is_past(before), "a place is waited for");
+        assert_eq!(taken.pop().map(|item| item.number), Some(1));
+        tokio::time::advance(std::time::Duration::from_secs(61)).await;
+        let more = tokio::time::timeout(std::time::Duration::ZERO, outbox.next(1, 100)).await;
+        assert!(more.is_err(), "it has expired");
+        outbox.past(before).await;
     }
 }

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDict, PyInt, PyString, PyTuple, PyType};
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::answer::Answer;
 use super::broker::{Broker, BrokerOptions, publish};
@@ -18,16 +17,16 @@ use super::logging;
 use super::manager;
 use super::operation::Operation;
 use super::options::{self, Given};
+use super::records;
 use super::slot::Slot;
 use super::topics::{self, SessionOptions};
 use super::waiting;
 use crate::channel;
 use crate::client::Client;
-use crate::history::{LARGEST, MEMBER};
 use crate::journal::Level;
 use crate::lane::LaneLimits;
 use crate::message::Outgoing;
-use crate::recording::{Recorder, Unfit};
+use crate::recording::Recorder;
 use crate::router;
 use crate::supervise::Uploads;
 
@@ -111,10 +110,10 @@ impl UploadProgressPublisher {
         let payload = encode::to_bytes(message)?;
         topics::within(payload.len(), client.limits().max_message_bytes)?;
         let outgoing = recorder.record(&client.coalescer, upload_id, &payload);
-        let mut outgoing = outgoing.map_err(|unfit| unfit_error(unfit, message))?;
+        let mut outgoing = outgoing.map_err(|unfit| records::unfit(unfit, message))?;
         if let Some(record) = &mut outgoing.record {
             record.key = key.map(|key| (&*key).into());
-            record.version = version.map(version_of).transpose()?;
+            record.version = version.map(records::version).transpose()?;
         }
         Ok(outgoing)
     }
@@ -482,32 +481,6 @@ impl UploadProgressPublisher {
     }
 }
 
-fn unfit_error(unfit: Unfit, message: &Bound<'_, PyAny>) -> PyErr {
-    match unfit {
-        Unfit::NoObject => {
-            let kind = message.get_type();
-            let kind = kind.name().map_or_else(|_| "an object".to_owned(), |name| name.to_string());
-            let text =
-                format!("with a history a message must be a JSON object, not that of {kind}");
-            PyTypeError::new_err(text)
-        }
-        Unfit::Reserved => {
-            let text = format!("with a history a message must not have the member {MEMBER:?}");
-            PyValueError::new_err(text)
-        }
-    }
-}
-
-fn version_of(version: &Bound<'_, PyAny>) -> PyResult<u64> {
-    if version.is_instance_of::<PyBool>() || !version.is_instance_of::<PyInt>() {
-        let kind = version.get_type().name()?;
-        return Err(PyTypeError::new_err(format!("version must be an int, not {kind}")));
-    }
-    let number = version.extract().ok().filter(|number| *number <= LARGEST);
-    let text = || format!("version must be from 0 to 2**53 - 1, not {version}");
-    number.ok_or_else(|| PyValueError::new_err(text()))
-}
-
 /// `FANWIRE_URL`, then `REDIS_URL`, then the broker inside this process, with a warning.
 fn url_of_environment(py: Python<'_>) -> String {
     let set = |name| std::env::var(name).ok().filter(|url| !url.is_empty());
@@ -516,40 +489,5 @@ fn url_of_environment(py: Python<'_>) -> String {
                     so other instances will not see what this one publishes";
         logging::log(py, Level::Warning, text);
         "memory://".to_owned()
-    })
-}
-
-static CURRENT: Mutex<Option<Py<UploadProgressPublisher>>> = Mutex::new(None);
-
-/// Makes the process-wide publisher and returns it. One made before is replaced, not stopped.
-///
-/// Args:
-///     url: as for `UploadProgressPublisher`.
-///     options: as for `UploadProgressPublisher`.
-#[pyfunction]
-#[pyo3(signature = (url=None, **options))]
-pub fn init_publisher(
-    py: Python<'_>,
-    url: Option<Bound<'_, PyAny>>,
-    options: Option<&Bound<'_, PyDict>>,
-) -> PyResult<Py<UploadProgressPublisher>> {
-    let publisher = py.get_type::<UploadProgressPublisher>().call((url,), options)?;
-    let publisher = publisher
-        .cast_into::<UploadProgressPublisher>()
-        .map_err(|error| PyTypeError::new_err(error.to_string()))?;
-    let old = CURRENT.lock().replace(publisher.clone().unbind());
-    drop(old); // without the lock
-    Ok(publisher.unbind())
-}
-
-/// The process-wide publisher.
-///
-/// Raises:
-///     RuntimeError: `init_publisher()` has not been called.
-#[pyfunction]
-pub fn get_publisher(py: Python<'_>) -> PyResult<Py<UploadProgressPublisher>> {
-    let current = CURRENT.lock().as_ref().map(|publisher| publisher.clone_ref(py));
-    current.ok_or_else(|| {
-        PyRuntimeError::new_err("UploadProgressPublisher not initialized. Call init_publisher()")
     })
 }

@@ -134,7 +134,7 @@ pub struct Record {
     /// What the broker knows a message by that is sent again because nobody knows whether it came:
     /// who publishes, and its number there. Given when it is sent.
     pub source: u64,
-    /// Of one source and upload the numbers grow.
+    /// Of one source and upload the numbers grow. Microseconds since the source began.
     pub number: u64,
     /// Whether nobody knows if it came under this number, so that it must be sent again under it.
     pub unclear: bool,

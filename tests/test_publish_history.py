@@ -238,7 +238,8 @@ async def test_what_is_kept_expires(
     redis_server: RedisServer, make_publisher: PublisherFactory, unique: Unique
 ) -> None:
     publisher = make_publisher(redis_server.url, history=HISTORY)
-    upload, client = unique("upload"), redis_server.client
+    upload = unique("upload")
+    client: Any = redis_server.client
     first = await publisher.publish_progress(
         upload, PROGRESS, receipt=True, idempotency_key="k", version=7
     )

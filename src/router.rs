@@ -17,7 +17,7 @@ use crate::channel::Address;
 use crate::coalesce::Coalescer;
 use crate::lane::{Entry, LaneId, LaneLimits, Overflow};
 use crate::lanes::{GaveUp, Lanes, Notice, Pushed};
-use crate::message::{Message, Outgoing, Payload};
+use crate::message::{Mark, Message, Outgoing, Payload};
 use crate::post::{LoopMailbox, Post, Reply};
 use crate::recovering::Wish;
 use crate::recovery::Recovery;
@@ -296,7 +296,11 @@ impl Router {
                 Ok(text) => {
                     let (class, is_json) = self.policy.coalescer.classify(address, text);
                     stats.not_json.add(u64::from(!is_json));
-                    payloads.push((address, Message::new(text, class)));
+                    let mark = match address {
+                        Address::Upload(_) => Mark::of(text),
+                        Address::User(_) => None,
+                    };
+                    payloads.push((address, Message::recorded(text, class, mark)));
                 }
                 Err(_) => not_utf8.push(inbound.channel),
             }

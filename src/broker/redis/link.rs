@@ -9,7 +9,7 @@ use redis::{
 use tokio::task::JoinHandle;
 
 use super::connect;
-use super::history::{self, Scripts};
+use super::history::{self, Before, Scripts};
 use crate::broker::Verdict;
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
@@ -59,8 +59,8 @@ impl Link {
         if batch.iter().any(|outgoing| outgoing.record.is_some()) && self.scripts.is_none() {
             self.load().await?;
         }
-        let now = history::now();
         let mut pipeline = Pipeline::with_capacity(batch.len());
+        let mut before = Before::default();
         let mut refused = None;
         let mut parts = Vec::new();
         let mut at = 0;
@@ -68,7 +68,7 @@ impl Link {
             let part = match (&outgoing.record, &self.scripts) {
                 (Some(_), Some(Ok(scripts))) => {
                     let most = if self.alone { at + 1 } else { batch.len() };
-                    Part::Recorded(scripts.publish(&mut pipeline, &batch[at..most], now))
+                    Part::Recorded(scripts.publish(&mut pipeline, &batch[at..most], &before))
                 }
                 (Some(_), Some(Err(error))) => {
                     refused = Some(error.clone());
@@ -79,7 +79,11 @@ impl Link {
                     Part::Plain
                 }
             };
-            at += part.len();
+            let next = at + part.len();
+            if next < batch.len() {
+                before.add(&batch[at..next]);
+            }
+            at = next;
             parts.push(part);
         }
         let mut values = self.send(&pipeline).await?.into_iter();
@@ -182,9 +186,7 @@ impl Link {
                 Verdict::Again
             }
             Value::ServerError(error) => Verdict::Refused(self.complaint(error)),
-            value if recorded => {
-                history::taken(&value).map_or_else(|| strange("EVALSHA"), Verdict::Taken)
-            }
+            value if recorded => history::taken(&value).unwrap_or_else(|| strange("EVALSHA")),
             Value::Int(receivers) => {
                 let receivers = u64::try_from(receivers).ok();
                 Verdict::Taken(Receipt { receivers, ..Receipt::default() })

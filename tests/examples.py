@@ -4,22 +4,33 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import orjson
+from websockets.sync.client import ClientConnection, connect
 
 from tests.deadlines import DEADLINE_SECONDS, until_blocking
 from tests.interpreters import ROOT, TIMEOUT_SECONDS, environment
 from tests.redis_server import RedisServer
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-TROUBLE = re.compile(r"^Traceback|panicked|never awaited|ResourceWarning", re.MULTILINE)
+TROUBLE = re.compile("panicked|never awaited|ResourceWarning|Fatal Python error")
+
+
+def is_listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 class Running:
@@ -94,8 +105,21 @@ class Example:
         )
 
     @contextmanager
-    def running(self, beginning: str, replaced: dict[str, str] | None = None) -> Iterator[Running]:
-        """Runs a command until the block is left; then it has to end by itself, in good order."""
+    def running(
+        self,
+        beginning: str,
+        replaced: dict[str, str] | None = None,
+        *,
+        serves: int | None = None,
+        tracebacks: bool = False,
+    ) -> Iterator[Running]:
+        """Runs a command until the block is left; then it has to end by itself, in good order.
+
+        Args:
+            beginning, replaced: as for ``command``.
+            serves: the port on which it is to listen before the block begins.
+            tracebacks: whether it may print some, because a job is meant to fail.
+        """
         self._started += 1
         output = self.directory / f"output-{self._started}"
         with output.open("wb") as file:
@@ -110,12 +134,15 @@ class Example:
             )
         running = Running(process, output)
         try:
+            if serves is not None:
+                running.until(lambda: is_listening(serves), f"it listens on {serves}")
             yield running
             process.terminate()
             process.wait(TIMEOUT_SECONDS)
             # Uvicorn repeats the signal that ended it.
             assert process.returncode in (0, -signal.SIGTERM), running.output
             assert not TROUBLE.search(running.output), running.output
+            assert tracebacks or "\nTraceback" not in running.output, running.output
         except BaseException:
             sys.stderr.write(running.output)  # what pytest shows of a failed test
             raise
@@ -154,3 +181,45 @@ class Tap:
 
     def close(self) -> None:
         self._pubsub.close()
+
+
+class Watcher:
+    """A client's WebSocket, and what has come over it."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+
+    @classmethod
+    @contextmanager
+    def of(cls, port: int, upload_id: str) -> Iterator[Self]:
+        """Watches an upload to the app on a port."""
+        with connect(f"ws://127.0.0.1:{port}/uploads/{upload_id}", proxy=None) as socket:
+            yield cls(socket)
+
+    def until_over(self) -> list[Any]:
+        messages: list[Any] = []
+        while not is_over(messages):
+            messages.append(orjson.loads(self._socket.recv(DEADLINE_SECONDS)))
+        return messages
+
+
+def story(messages: list[Any], *stages: str) -> Any:
+    """Checks what a tracker has told of one upload from beginning to end; returns the end."""
+    *progress, end = messages
+    assert {message["action"] for message in progress} == {"upload_progress"}, messages
+    payloads = [message["payload"] for message in progress]
+    assert [stage for stage, _ in groupby(payload["stage"] for payload in payloads)] == [*stages]
+    percents = [payload["progress_percent"] for payload in payloads]
+    assert percents[0] == 0 and percents == sorted(percents), percents
+    assert end["action"] in ("upload_completed", "upload_failed"), messages
+    return end
+
+
+def is_over(messages: list[Any]) -> bool:
+    return bool(messages) and messages[-1]["action"] in ("upload_completed", "upload_failed")
+
+
+def moved(messages: list[Any]) -> bool:
+    """Whether any of them tells of progress within the work; of little work none does."""
+    percents = [m["payload"]["progress_percent"] for m in messages if "payload" in m]
+    return any(percent > 0 for percent in percents)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 import fanwire
 from tests.connections import RecordingConnection
 from tests.redis_server import RedisServer
+from tests.tracking import Ear
 from tests.wire import Wire
 
 # How long an example takes says nothing on a busy machine.
@@ -145,3 +146,17 @@ def wire() -> Iterator[Wire]:
     wire = Wire()
     yield wire
     wire.close()
+
+
+@pytest.fixture
+def ear(redis_server: RedisServer) -> Iterator[Ear]:
+    """Hears what is published on the shared server."""
+    ear = Ear(redis_server)
+    yield ear
+    ear.close()
+
+
+@pytest.fixture
+def worker(redis_server: RedisServer) -> fanwire.UploadProgressPublisher:
+    """One on the shared server that nobody starts or stops, as a worker has it."""
+    return fanwire.UploadProgressPublisher(redis_server.url)

@@ -269,7 +269,7 @@ class Tracker(Throttled):
         """Publish how the job has ended."""
         self._end()
         try:
-            self._send_last(self._last_message(error))
+            self._send_last(self._last_message(error), may_wait=running_loop() is None)
         except Exception as trouble:
             if error is None:
                 self._tell_of(trouble)
@@ -287,7 +287,8 @@ class Tracker(Throttled):
         try:
             message = self._last_message(error)
             if isinstance(error, GeneratorExit):
-                self._send_last(message)  # a coroutine that is being closed must not wait
+                # A coroutine that is being closed can await nothing, and may be closed by anybody.
+                self._send_last(message, may_wait=False)
             else:
                 await self._send_last_async(message)
         except Exception as trouble:
@@ -362,11 +363,10 @@ class Tracker(Throttled):
         kind: Literal["completed", "failed"] = "completed" if error is None else "failed"
         return self._to_message(self._event(kind, error))
 
-    def _send_last(self, message: Any) -> None:
+    def _send_last(self, message: Any, *, may_wait: bool) -> None:
         if message is None:
             return
         sends = self._sends(message)
-        may_wait = running_loop() is None
         deadline = monotonic() + self._exit_timeout
         while True:
             sends = [send for send in sends if not send()]
@@ -395,6 +395,6 @@ class Tracker(Throttled):
     def _tell_of(self, trouble: Exception) -> None:
         """Say of a job whose completion cannot be told that it has failed, for now it raises."""
         try:
-            self._send_last(self._last_message(trouble))
+            self._send_last(self._last_message(trouble), may_wait=running_loop() is None)
         except Exception:
             logger.exception("fanwire: the end of a tracked job could not be told")

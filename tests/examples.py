@@ -24,6 +24,10 @@ from tests.redis_server import RedisServer
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 TROUBLE = re.compile("panicked|never awaited|ResourceWarning|Fatal Python error")
 
+# Lines of a text: how many are work for longer than there is between two messages depends on the
+# machine.
+MORE_AND_MORE = [400_000 << doubled for doubled in range(5)]
+
 
 def is_listening(port: int) -> bool:
     try:

@@ -1,13 +1,12 @@
 """examples/upload_file_streaming: what is done with an `UploadFile` is watched live."""
 
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
 from tests.deadlines import DEADLINE_SECONDS
-from tests.examples import Example, Tap, Watcher, is_over, moved, story
+from tests.examples import MORE_AND_MORE, Example, Tap, Watcher, is_over, moved, story
 from tests.redis_server import RedisServer, free_port
 
 LINE = b"a line of a text, and not the only one\n"
@@ -31,14 +30,15 @@ def test_progress_of_what_is_done_with_a_file(
     example = Example("upload_file_streaming", tmp_path, url)
     port = free_port()
     with example.running("uvicorn", {"8000": str(port)}, serves=port):
-        lines, seen = 200_000, list[Any]()
-        while not moved(seen):  # how much is work enough depends on the machine
-            lines *= 2
+        for lines in MORE_AND_MORE:
             upload_id = f"text-{lines}"
             with Watcher.of(port, upload_id) as watcher:
                 answer = post(port, upload_id, LINE * lines)
                 assert (answer.status_code, answer.json()) == (200, {"lines": lines})
                 seen = watcher.until_over()
+            if moved(seen):
+                break
+        assert moved(seen)
         assert seen[-1]["action"] == "upload_completed"
         assert seen[-1]["description"] == f"some-large-text has {lines} lines."
         with Watcher.of(port, upload_id) as late:

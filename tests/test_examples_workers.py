@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from tests.deadlines import DEADLINE_SECONDS, until_blocking
-from tests.examples import Example, Tap, Watcher, is_over, moved, story
+from tests.examples import MORE_AND_MORE, Example, Tap, Watcher, is_over, moved, story
 from tests.redis_server import RedisServer, free_port
 
 LINE = b"a line of a text, and not the only one\n"
@@ -55,12 +55,13 @@ def test_jobs_of_dramatiq(
         seen = {name: watcher.until_over() for name, watcher in watchers.items()}
         tap.until(lambda: all(is_over(tap.of(f"upload:{name}")) for name in seen), "all ends")
         # A watcher of more work than goes into one message.
-        lines, large = 400_000, list[Any]()
-        while not moved(large):
-            lines *= 2
+        for lines in MORE_AND_MORE:
             watcher = watch(f"large-{lines}")
             put(port, f"large-{lines}", LINE * lines)
             large = watcher.until_over()
+            if moved(large):
+                break
+        assert moved(large)
         assert large[-1]["description"] == f"{lines} lines"
         [late] = watch("text-0").until_over()
         until_blocking(lambda: not list(files.iterdir()), "the workers delete the files")

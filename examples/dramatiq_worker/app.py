@@ -46,7 +46,7 @@ async def watch(websocket: WebSocket, upload_id: str) -> None:
     await websocket.accept()
     await manager.connect(user_id, websocket)
     try:
-        # connection=: it is told at once where the upload stands, though the worker is far ahead.
+        # Who comes late is told at once where the upload stands: jobs.py asks for a history.
         await manager.subscribe_upload(user_id, upload_id, connection=websocket)
         async for _ in websocket.iter_text():
             pass

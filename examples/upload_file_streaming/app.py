@@ -19,7 +19,7 @@ from fanwire import History, get_manager, get_publisher, init_manager, init_publ
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     init_manager()
-    # With a history, who comes late is told at once where the upload stands.
+    # Because of the history, who comes late is told at once where the upload stands.
     init_publisher(os.environ.get("FANWIRE_URL", "memory://"), history=History(ttl=3600))
     await get_publisher().start()
     yield

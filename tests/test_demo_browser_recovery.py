@@ -234,3 +234,16 @@ def test_a_second_tab_shows_what_the_first_one_has_seen(
         second.get_by_label("Watch another upload").fill(sending.upload_id)
         second.get_by_role("button", name="Watch").click()
         expect_completed(second)
+
+
+def test_a_page_says_that_the_broker_is_away(new_person: NewPerson, own_redis: RedisServer) -> None:
+    with OwnInstance(broker_url=own_redis.url) as server:
+        page = open_demo(new_person(), server.instance)
+        own_redis.kill()
+        expect(page.locator("#connection")).to_have_text("The broker is away")
+        late = new_person().new_page()
+        late.goto(server.instance.url)
+        expect(late.locator("#connection")).to_have_text("The broker is away")
+        own_redis.start()
+        for each in (page, late):
+            expect(each.locator("#connection")).to_have_text("Live")

@@ -3,9 +3,10 @@
 import itertools
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
-from tests.deadlines import DEADLINE_SECONDS
+from tests.deadlines import DEADLINE_SECONDS, until
 from tests.redis_server import RedisServer
 
 _marks = itertools.count()
@@ -16,8 +17,10 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.looked = 0
 
     def __call__(self) -> float:
+        self.looked += 1
         return self.now
 
 
@@ -54,8 +57,23 @@ class Ear:
         """As ``texts``, decoded: those of one channel, or all."""
         return [json.loads(text) for name, text in self.texts() if channel in (None, name)]
 
+    async def until(self, channel: str, condition: Callable[[list[Any]], object]) -> list[Any]:
+        """The messages of a channel since the last call, as soon as they fulfil a condition."""
+        heard: list[Any] = []
+
+        def there() -> object:
+            heard.extend(self.messages(channel))
+            return condition(heard)
+
+        await until(there, f"what is to be heard on {channel}, after {heard}")
+        return heard
+
     def close(self) -> None:
         self._pubsub.close()
+
+
+def percents(messages: list[Any]) -> list[int]:
+    return [message["payload"]["progress_percent"] for message in messages]
 
 
 def brief(messages: list[Any]) -> list[Any]:

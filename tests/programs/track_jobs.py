@@ -13,7 +13,6 @@ from pathlib import Path
 
 from fanwire import get_publisher, init_publisher
 
-
 NEVER = 1e6
 
 

@@ -18,7 +18,7 @@ use crate::message::Outgoing;
 use crate::outbox::{Item, Outbox};
 use crate::post::{LoopMailbox, Post, Reply};
 use crate::router::Router;
-use crate::stats::ClientStats;
+use crate::stats::{ClientStats, Counter};
 use crate::supervise::{Started, Uploads};
 use crate::{publish, runtime, supervise};
 
@@ -317,10 +317,15 @@ impl Client {
             return Ok(Flush { told });
         }
         let stats = Arc::clone(&self.stats);
-        let before = lost(&stats);
+        let lost = move |outbox: &Outbox| {
+            let counts = [&stats.publish_failed, &stats.publish_expired, &stats.publish_dropped];
+            outbox.overflowed() + counts.into_iter().map(Counter::get).sum::<u64>()
+        };
+        let before = lost(&outbox);
         let ask = async move {
             let past = tokio::time::timeout(limit, outbox.past(count)).await.is_ok();
-            let _told_or_gone = tell.try_send(past && lost(&stats) == before);
+            let _gate = runtime::gate();
+            let _told_or_gone = tell.try_send(past && lost(&outbox) == before);
         };
         drop(runtime::spawn(ask)?); // it ends by itself
         Ok(Flush { told })
@@ -351,14 +356,6 @@ impl Client {
         }
         process
     }
-}
-
-/// Messages that have come to nothing, for whatever reason.
-fn lost(stats: &ClientStats) -> u64 {
-    [&stats.publish_failed, &stats.publish_expired, &stats.publish_dropped, &stats.publish_refused]
-        .into_iter()
-        .map(crate::stats::Counter::get)
-        .sum()
 }
 
 /// Somebody's waiting for what is published.

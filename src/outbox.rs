@@ -49,6 +49,8 @@ struct Inner {
     queue: VecDeque<Item>,
     /// Messages that ever came.
     came: u64,
+    /// Those of them that found no room when an outage began.
+    overflowed: u64,
     /// Bytes of payload, those in hand included.
     bytes: usize,
     /// Messages taken by [`Outbox::next`] and not yet [`Outbox::done`].
@@ -238,6 +240,7 @@ impl Outbox {
         for item in inner.queue.drain(..) {
             if backlog.push(classified(item), &mut answers).is_err() {
                 keeping.stats.publish_refused.add(1);
+                inner.overflowed += 1;
             }
         }
         backlog.expire(&mut answers);
@@ -369,6 +372,11 @@ impl Outbox {
     /// How many messages ever came.
     pub fn came(&self) -> u64 {
         self.inner.lock().came
+    }
+
+    /// How many of them found no room when an outage began.
+    pub fn overflowed(&self) -> u64 {
+        self.inner.lock().overflowed
     }
 
     /// Whether none of the first so many messages waits.

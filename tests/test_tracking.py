@@ -200,7 +200,7 @@ def test_a_message_of_ones_own(worker: Publisher, ear: Ear) -> None:
         return None if event.kind == "progress" else {"kind": event.kind, "n": event.done}
 
     error = ValueError("words")
-    with worker.track("u1", 4, user_id="ada", to_message=to_message) as tracker:
+    with worker.track("u1", 4, user_id="ada", min_interval=1e6, to_message=to_message) as tracker:
         tracker.advance(3)
         tracker.result(files=["a"])
         tracker.stage("sorting", "by name")
@@ -277,6 +277,7 @@ def test_trouble_with_a_message_does_not_hide_an_exception(
     assert [record.getMessage() for record in caplog.records] == [
         "fanwire: the end of a tracked job could not be told"
     ]
+    assert worker.flush(20)
     assert brief(ear.messages("upload:u1")) == [(0, "queued")]
 
 

@@ -6,6 +6,7 @@ A clock that stands still decides what may go out; a loop's timers run in real t
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 import fanwire
+from fanwire.tracking import upload_message
 from tests.deadlines import until
 from tests.tracking import Clock, Ear, brief, percents
 
@@ -167,6 +169,44 @@ async def test_the_timer_and_a_thread_never_go_back(worker: Publisher, ear: Ear)
         assert tracker.percent == 100
     told = percents(ear.messages("upload:u1")[:-1])
     assert told == sorted(told)
+
+
+async def test_the_end_waits_for_what_a_thread_is_telling(worker: Publisher, ear: Ear) -> None:
+    telling, go_on = threading.Event(), threading.Event()
+
+    def to_message(event: fanwire.TrackerEvent) -> Any:
+        if event.stage == "slow":
+            telling.set()
+            assert go_on.wait(20)
+        return upload_message(event)
+
+    async with worker.track("u1", to_message=to_message) as tracker:
+        working = asyncio.create_task(asyncio.to_thread(tracker.stage, "slow"))
+        await until(telling.is_set)
+        tracker._stage = "on"  # the last message is not slow
+        threading.Timer(0.05, go_on.set).start()
+    await working
+    heard = await ear.until("upload:u1", lambda heard: len(heard) == 3)
+    assert brief(heard) == [(0, "queued"), (0, "slow"), "completed"]
+
+
+async def test_a_thread_that_is_too_late_tells_nothing(worker: Publisher, ear: Ear) -> None:
+    late, left = threading.Event(), threading.Event()
+    here = threading.get_ident()
+
+    def clock() -> float:
+        if threading.get_ident() != here and not late.is_set():
+            late.set()  # it is inside advance(), past the look at whether the block was left
+            assert left.wait(20)
+        return time.monotonic()
+
+    async with fanwire.Tracker(worker, "u1", min_interval=0, clock=clock) as tracker:
+        working = asyncio.create_task(asyncio.to_thread(tracker.advance))
+        await until(late.is_set)
+    left.set()
+    await working
+    await asyncio.to_thread(worker.flush, 20)
+    assert brief(ear.messages("upload:u1")) == [(0, "queued"), "completed"]
 
 
 async def test_a_thread_that_goes_on_after_the_block_ends_there(

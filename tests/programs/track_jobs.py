@@ -13,6 +13,8 @@ from pathlib import Path
 
 from fanwire import get_publisher, init_publisher
 
+NEVER = 1e6
+
 
 def held() -> tuple[int, int]:
     threads, descriptors = (Path("/proc/self") / name for name in ("task", "fd"))
@@ -29,14 +31,14 @@ def end(how: str) -> None:
 
 
 def blocking(n: int, how: str) -> None:
-    with get_publisher().track(f"u{n}", 2) as tracker:
+    with get_publisher().track(f"u{n}", 2, min_interval=NEVER) as tracker:
         for _ in tracker.wrap(range(2)):
             pass
         end(how)
 
 
 async def coroutine(n: int, how: str) -> None:
-    async with get_publisher().track(f"u{n}", 2) as tracker:
+    async with get_publisher().track(f"u{n}", 2, min_interval=NEVER) as tracker:
         for _ in tracker.wrap(range(2)):
             await asyncio.sleep(0)
         end(how)

@@ -6,7 +6,8 @@ from contextlib import AsyncExitStack
 import pytest
 import pytest_asyncio
 
-from tests.faults.plan import HISTORY_SIZES, FaultKind, Plan, Writing
+from tests.faults.faults import FaultKind
+from tests.faults.plan import HISTORY_SIZES, Plan, Writing
 from tests.faults.run import run
 from tests.faults.tally import Tally
 from tests.faults.world import World

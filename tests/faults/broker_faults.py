@@ -94,6 +94,7 @@ class BrokerFaults:
             end()
             if fault.kind in (FaultKind.NO_SCRIPTS, FaultKind.NO_USER):
                 self._ledger.unreadable.append((began, self._clock.now))
+            self._ledger.uses_up_offsets |= fault.kind is FaultKind.NO_CHANNELS
 
     def _switch(self, kind: FaultKind) -> tuple[Callable[[], None], Callable[[], None]]:
         """What begins it, and what ends it."""

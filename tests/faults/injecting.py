@@ -27,6 +27,7 @@ class Injector:
         broker: None for one without faults.
         told: waits until those whose listener was away while a history was lost have been told.
         safe: to be set when the broker will not be made to forget any more.
+        permitted: to be set when it will not refuse anything for good any more.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Injector:
         broker: BrokerFaults | None,
         told: Callable[[], Awaitable[None]],
         safe: asyncio.Event,
+        permitted: asyncio.Event,
     ) -> None:
         self._world = world
         self._faults = faults
@@ -45,16 +47,17 @@ class Injector:
         self._turn = asyncio.Lock()
         self._truncated: list[Passage] = []
         self._throttled: set[Passage] = set()
-        self._losses = sum(fault.kind.loses_history for fault in faults)
-        self._safe = safe
+        self._to_come = {
+            safe: {fault for fault in faults if fault.kind.loses_history},
+            permitted: {fault for fault in faults if fault.kind.is_of_permissions},
+        }
         self.injected: Counter[FaultKind] = Counter()
         self.effects: Counter[str] = Counter()
         """What shows that faults did something."""
 
     async def inject(self, clock: Clock) -> None:
         """Returns when all faults are over."""
-        if not self._losses:
-            self._safe.set()
+        self._tell_what_is_over()
         try:
             async with asyncio.TaskGroup() as injecting:
                 for fault in self._faults:
@@ -86,9 +89,14 @@ class Injector:
         self.injected[fault.kind] += await self._broker.inject(fault)
         if fault.kind.loses_history:
             await self._told()
-            self._losses -= 1
-            if not self._losses:
-                self._safe.set()
+        for faults in self._to_come.values():
+            faults.discard(fault)
+        self._tell_what_is_over()
+
+    def _tell_what_is_over(self) -> None:
+        for event, faults in self._to_come.items():
+            if not faults:
+                event.set()
 
     async def _network(self, fault: Fault, door: Door) -> int:
         """How many connections it hit."""

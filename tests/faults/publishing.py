@@ -105,6 +105,7 @@ class _Line:
 
     Args:
         again: who publishes all of it, too, if somebody does.
+        may_be_given_up: whether a message may fail, and its version be free again.
     """
 
     def __init__(
@@ -114,7 +115,10 @@ class _Line:
         ledger: Ledger,
         clock: Clock,
         again: Writer | None,
+        *,
+        may_be_given_up: bool,
     ) -> None:
+        self._may_be_given_up = may_be_given_up
         self.upload_id = upload_id
         self.plan = plan
         self.again = again
@@ -124,6 +128,7 @@ class _Line:
         # Who publishes a message and then again, with the same key, is not to overtake itself.
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._version = 0
+        self._newest: str | None = None
         self.is_final = False
 
     async def say(self, writer: Writer, step: Step) -> str | None:
@@ -136,7 +141,10 @@ class _Line:
                 self._version += not stale
                 version = self._version
             message = self._ledger.publish(self.upload_id, writer.name, step.kind, self._clock.now)
-            message.forbidden = stale
+            if stale:
+                message.forbidden, message.stale_to = True, self._newest
+            elif version is not None:
+                self._newest = message.uid
             self.is_final = step.kind.is_final
             body = _body(message, step.padding)
             if self.again is not None:
@@ -165,7 +173,8 @@ class _Line:
             return  # with the history went the newest version
         if message.again:
             return  # whichever of the two workers is late is called stale
-        if message.forbidden and status not in (None, "stale", "queued", "coalesced", "failed"):
+        taken = status in ("published", "duplicate")
+        if message.forbidden and taken and not self._may_be_given_up:
             self._ledger.complaints.append(f"{message.uid} is stale, and was {status}")
         if not message.forbidden and status == "stale":
             self._ledger.complaints.append(f"{message.uid} is not stale, and was called so")
@@ -177,6 +186,8 @@ class Writers:
     Args:
         safe: set when nothing will make the broker forget any more. Before, no upload ends: of a
             final message that was forgotten nobody could know.
+        permitted: set when it will refuse nothing for good any more. Before, no upload ends that
+            is not published by somebody who tries again.
     """
 
     def __init__(
@@ -187,18 +198,27 @@ class Writers:
         ledger: Ledger,
         clock: Clock,
         safe: asyncio.Event,
+        permitted: asyncio.Event,
     ) -> None:
         history = fanwire.History(size=plan.history_size) if ledger.recorded else None
         self._writers = [
             Writer(f"w{index}", writing, url, history) for index, writing in enumerate(plan.writers)
         ]
         self._lines = [
-            _Line(name, upload, ledger, clock, self._again(upload) if ledger.recorded else None)
+            _Line(
+                name,
+                upload,
+                ledger,
+                clock,
+                self._again(upload) if ledger.recorded else None,
+                may_be_given_up=plan.refuses,
+            )
             for name, upload in zip(names, plan.uploads, strict=True)
         ]
         self._ledger = ledger
         self._clock = clock
         self._safe = safe
+        self._permitted = permitted
 
     def _again(self, upload: Upload) -> Writer | None:
         return None if upload.again is None else self._writers[upload.again]
@@ -226,6 +246,8 @@ class Writers:
                 await asyncio.sleep(step.pause_seconds)
                 await line.say(writer, step)
         await self._safe.wait()
+        if not writer.is_strict:
+            await self._permitted.wait()
         await line.say(writer, Step(line.plan.ending, 0.0, how="receipt"))
 
     async def _publish_notes(self, line: _Line, writer: Writer) -> None:

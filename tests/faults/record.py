@@ -51,6 +51,7 @@ class Published:
         accepted: whether fanwire has taken the duty to deliver it.
         forbidden: it was refused, so nobody may ever see it.
         again: who published it, too, if somebody did.
+        stale_to: the uid of the message that has its version already.
     """
 
     uid: str
@@ -63,6 +64,7 @@ class Published:
     forbidden: bool = False
     position: Position | None = None
     again: str | None = None
+    stale_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,7 @@ class Ledger:
         losses: what the broker was made to forget.
         lost_logs: by upload, where its log ended when that alone was lost.
         unreadable: from when to when the app's user was not let read histories.
+        uses_up_offsets: whether the broker was made to refuse messages that it had numbered.
         excused: how many messages of a writer its publisher has counted as failed, dropped or
             expired without saying which.
         complaints: what a publisher said of a message and should not have.
@@ -159,6 +162,7 @@ class Ledger:
     recorded: bool = True
     losses: list[Loss] = field(default_factory=list)
     lost_logs: defaultdict[str, list[Position]] = field(default_factory=lambda: defaultdict(list))
+    uses_up_offsets: bool = False
     unreadable: list[tuple[float, float]] = field(default_factory=list)
     excused: dict[str, int] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
@@ -183,9 +187,9 @@ class Ledger:
         self.messages[message.uid] = message
         return message
 
-    def has_lost(self, upload: str) -> bool:
+    def has_lost(self, upload: str, after: float = 0.0) -> bool:
         """Whether the history of the upload was lost at some time."""
-        return any(upload in loss.uploads for loss in self.losses)
+        return any(upload in loss.uploads and loss.at >= after for loss in self.losses)
 
     @property
     def accepted(self) -> int:

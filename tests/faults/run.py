@@ -72,9 +72,9 @@ async def run(world: World, plan: Plan) -> Outcome:
         recorded=world.history_size > 0,
         resyncs_have_reasons=not plan.refuses and plan.history_size == max(HISTORY_SIZES),
     )
-    clock, safe = Clock(), asyncio.Event()
+    clock, safe, permitted = Clock(), asyncio.Event(), asyncio.Event()
     watchers = _watchers(world, plan, uploads, clock)
-    writers = Writers(plan, uploads, world.writers_url, ledger, clock, safe)
+    writers = Writers(plan, uploads, world.writers_url, ledger, clock, safe, permitted)
     troubles: list[str] = []
 
     async def told() -> None:
@@ -88,7 +88,7 @@ async def run(world: World, plan: Plan) -> Outcome:
     broker = None
     if world.server is not None:
         broker = BrokerFaults(world.server, world.doors, uploads, writers.burst, ledger, clock)
-    injector = Injector(world, plan.faults, broker, told, safe)
+    injector = Injector(world, plan.faults, broker, told, safe, permitted)
     before = await world.figures()
     watching = [asyncio.create_task(watcher.watch()) for watcher in watchers]
     publishing = asyncio.create_task(writers.publish())

@@ -55,6 +55,9 @@ class Excuse(StrEnum):
 
     GIVEN_UP = "missing: its publisher had counted it as failed"
     """Receipts; "While the broker is away"."""
+    VERSIONS_ANEW = "missing: published before the history was lost, and stale after it"
+    """ "Retries and versions": of two workers one that is behind publishes anew what was before the
+    loss; the next message of the other one makes stale what is between."""
     HISTORY_LOST = "began in the middle: the history was lost then"
     """ "What happens when": ``FLUSHALL``. Of an epoch that has ended nobody can give the state."""
     LOG_LOST = "began in the middle: the log was lost"
@@ -63,6 +66,10 @@ class Excuse(StrEnum):
     """ "What happens when": scripts refused. The listener goes on without."""
     NOTHING_KNOWN = "a resync where nothing was known yet"
     """The history cannot be asked for what follows nothing."""
+    OFFSET_USED_UP = "no message at an offset: what had it was refused"
+    """ "What happens when": permissions. A message that was numbered, and then not published."""
+    VERSION_GIVEN_UP = "came though stale: what had its version was given up"
+    """ "Retries and versions": those that are published are compared."""
     VERSION_LOST = "came though stale: its version was lost with the history"
     """ "Retries and versions": it is forgotten with the history."""
 
@@ -146,6 +153,10 @@ class _Known:
             self.forgiven.add(message.uid)
         return True
 
+    def was_never_taken(self, uid: str | None) -> bool:
+        """Whether nobody saw that message, and nobody was told its position."""
+        return uid is not None and not any(placed == uid for placed, _ in self.offsets)
+
     def is_next_to(self, lost: Position, began: Position, upload: str) -> bool:
         """Whether this was the first message after a log that was lost."""
         epoch = lost.epoch
@@ -167,8 +178,7 @@ class _Reading:
         self._verdict = verdict
         self._index = 0
         self._is_first_stretch = True
-        # What the offsets have shown to be missing, so that its number does not show it again.
-        self._told: set[str] = set()
+        # Offsets without a message, which have shown that one is missing; its number will, too.
         self._nameless = 0
         self._begin(0.0)
 
@@ -214,6 +224,8 @@ class _Reading:
         if message.forbidden:
             if self._ledger.has_lost(message.upload):
                 self._verdict.excused[Excuse.VERSION_LOST] += 1
+            elif self._known.was_never_taken(message.stale_to):
+                self._verdict.excused[Excuse.VERSION_GIVEN_UP] += 1
             else:
                 self._complain(Rule.ONLY_PUBLISHED, f"{event.uid} was refused")
         if self._ledger.recorded and event.position is None:
@@ -229,7 +241,7 @@ class _Reading:
             self._check_beginning(event, message)
         else:
             self._check_offset(self._last, event, message)
-        self._check_number(message)
+        self._check_number(event, message)
         self._uids.add(event.uid)
         self._last = event
 
@@ -302,14 +314,14 @@ class _Reading:
             if message.kind is Kind.PROGRESS and (not missing or missing.kind is Kind.PROGRESS):
                 self._verdict.overwritten += 1
                 continue
-            if missing:
-                self._told.add(missing.uid)
-            else:
-                self._nameless += 1
+            if not missing and self._ledger.uses_up_offsets:
+                self._verdict.excused[Excuse.OFFSET_USED_UP] += 1
+                continue
+            self._nameless += not missing
             name = f"{missing.uid if missing else 'what nobody saw'} at {epoch[:6]}:{skipped}"
             self._complain(Rule.NOTHING_MISSING, f"{name}, before {event.uid}")
 
-    def _check_number(self, message: Published) -> None:
+    def _check_number(self, event: Got, message: Published) -> None:
         """What its writer published between the last that came and this one."""
         before = self._numbers.get(message.writer)
         if before is not None and message.number < before:
@@ -323,7 +335,12 @@ class _Reading:
             ends += [(writer, self._numbers[writer], NO_NUMBER) for writer in others]
         for writer, first, last in ends:
             for missing in [] if first is None else self._owed(writer, first, last):
-                if missing.uid in self._told or self._known.excuses(missing):
+                if event.position and (missing.uid, event.position.epoch) in self._known.offsets:
+                    continue  # its offset has said what is to be said
+                if self._known.excuses(missing):
+                    continue
+                if missing.again and self._ledger.has_lost(missing.upload, after=missing.at):
+                    self._verdict.excused[Excuse.VERSIONS_ANEW] += 1
                     continue
                 if self._nameless:
                     self._nameless -= 1  # told as an offset that nobody saw

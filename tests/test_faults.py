@@ -104,7 +104,6 @@ def test_further_faults_change_nothing_else_of_a_seed() -> None:
         FaultKind.STALL_BOTH,
         FaultKind.STALL_TO_BROKER,
         FaultKind.KILL_LISTENERS,
-        FaultKind.KILL_LISTENERS,
     ]
 
 

@@ -27,6 +27,8 @@ from tests.faults.record import (
 )
 
 AGAIN_AFTER_SECONDS = 0.05
+# Behind what it has not read, one that leaves does not see the answer to its goodbye.
+CLOSE_SECONDS = 0.5
 
 
 class Watcher:
@@ -266,6 +268,7 @@ async def _connected(address: tuple[str, int]) -> ClientConnection:
             compression=None,
             ping_interval=None,
             max_queue=4,
+            close_timeout=CLOSE_SECONDS,
         )
     except BaseException:
         connecting.close()

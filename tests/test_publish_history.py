@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import redis
 
 import fanwire
 from tests.conftest import Broker, PublisherFactory, RedisFactory, Unique
-from tests.deadlines import bounded, until
+from tests.deadlines import DEADLINE_SECONDS, bounded, until
 from tests.redis_server import RedisServer
 
 HISTORY = fanwire.History(size=4, ttl=100.0)
@@ -313,6 +314,12 @@ async def test_who_may_not_record_is_refused_and_may_publish_to_users(
     await publisher.publish_to_user("ada", PROGRESS)
     assert publisher.stats()["published"] == 1
     assert publisher.stats()["publish_failed"] == 1
+
+    server.client.acl_setuser("web", enabled=True, categories=["+@scripting"])
+    end = time.monotonic() + DEADLINE_SECONDS
+    while publisher.stats()["published"] == 1:
+        assert time.monotonic() < end, "who may record again does, on the same connection"
+        receipt = await publisher.publish_progress("u", PROGRESS, receipt=True)
 
 
 async def test_a_replica_that_is_promoted_gets_what_waited(

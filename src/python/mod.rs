@@ -7,6 +7,7 @@ mod broker;
 mod callbacks;
 mod connections;
 mod coroutine;
+mod current;
 mod decode;
 mod encode;
 mod errors;
@@ -24,6 +25,7 @@ mod pubsub;
 mod pump;
 mod pumps;
 mod receipts;
+mod records;
 mod scalars;
 mod sessions;
 mod slot;
@@ -31,6 +33,7 @@ mod states;
 mod topics;
 mod turns;
 mod views;
+mod waiting;
 
 use pyo3::prelude::*;
 
@@ -43,13 +46,15 @@ mod _core {
     use pyo3::types::PyDict;
 
     #[pymodule_export]
+    use super::current::{get_publisher, init_publisher};
+    #[pymodule_export]
     use super::event_publisher::EventPublisher;
     #[pymodule_export]
     use super::manager::{ConnectionManager, get_manager, init_manager};
     #[pymodule_export]
     use super::protocol::ClientMessage;
     #[pymodule_export]
-    use super::publisher::{UploadProgressPublisher, get_publisher, init_publisher};
+    use super::publisher::UploadProgressPublisher;
     #[pymodule_export]
     use super::pubsub::{MemoryPubSub, RedisPubSub};
     #[pymodule_export]

@@ -14,11 +14,11 @@ from playwright.sync_api import expect, sync_playwright
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.browser import ARGUMENTS, CHROMIUM, DEADLINE_MILLISECONDS
 from tests.deadlines import until, until_blocking
 from tests.demo import START_DEADLINE_SECONDS, Instance, Process
 from tests.interpreters import ROOT
 from tests.redis_server import RedisServer, free_port
-from tests.test_demo_browser import ARGUMENTS, CHROMIUM, DEADLINE_MILLISECONDS
 from tests.test_demo_command import listening_inodes
 
 EXAMPLE = ROOT / "examples" / "recovery"

@@ -317,7 +317,9 @@ async def test_a_topic_beside_an_upload_of_the_same_channel(backend: Backend, pr
         await listening.stop()
 
 
-@pytest.mark.parametrize("backend", ["publisher-redis", "publisher-memory"], indirect=True)
+@pytest.mark.parametrize(
+    "backend", ["publisher-redis", "publisher-postgres", "publisher-memory"], indirect=True
+)
 async def test_a_publisher_serves_uploads_and_topics_side_by_side(backend: Backend) -> None:
     manager, connection, recorder = fanwire.ConnectionManager(), RecordingConnection(), Recorder()
     both: Any = fanwire.UploadProgressPublisher(

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     broker.add_argument(
         "--broker",
         metavar="URL",
-        help="where progress travels: redis://…, rediss://…, memory:// "
+        help="where progress travels: redis://…, rediss://…, postgresql://…, memory:// "
         "(default: $FANWIRE_URL, else $REDIS_URL, else memory://, "
         "or for pyview a redis-server of its own)",
     )

@@ -383,6 +383,7 @@ BEGIN
         statuses[p] := status;
         epochs[p] := epoch;
         offsets[p] := "offset";
+        renewed := renewed + (status = 0 AND "offset" = 1)::integer;
       END LOOP;
     END IF;
 

@@ -1,4 +1,4 @@
-"""What tests of the SQL functions share: calls as the core makes them, and an ear for what they send."""
+"""What tests of the SQL functions share: calls as the core makes them, and an ear for the wire."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 import pytest
@@ -134,13 +134,13 @@ def read_one(connection: Connection, upload: str, since: Since = None) -> Past:
 def _past(rows: Sequence[tuple[Any, ...]]) -> Past | None:
     if not rows:
         return None
-    assert len({row[:3] for row in rows}) == 1
+    ((epoch, last, milestone),) = {row[:3] for row in rows}
     if rows[0][3] is None:
         assert len(rows) == 1 and rows[0][4] is None
-        return Past(*rows[0][:3], ())
+        return Past(epoch, last, milestone, ())
     entries = tuple((offset, payload) for *_, offset, payload in rows)
     assert list(entries) == sorted(entries)
-    return Past(*rows[0][:3], entries)
+    return Past(epoch, last, milestone, entries)
 
 
 def member(text: str) -> tuple[str, int]:
@@ -158,6 +158,12 @@ class Ear:
         self.connection = psycopg.connect(server.url, autocommit=True)
         for channel in channels:
             self.connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
 
     def raw(self, count: int) -> list[tuple[str, str]]:
         """So many notifications."""
@@ -234,6 +240,5 @@ def database(postgres_server: PostgresServer) -> Iterator[Connection]:
 @pytest.fixture
 def ear(postgres_server: PostgresServer) -> Iterator[Ear]:
     """Listens where messages of uploads and users go."""
-    ear = Ear(postgres_server, "fanwire")
-    yield ear
-    ear.connection.close()
+    with Ear(postgres_server, "fanwire") as ear:
+        yield ear

@@ -1,4 +1,4 @@
-"""Many connections at once: no deadlock, no offset twice, and notifications in the order of offsets."""
+"""Many connections at once: no deadlock, no offset twice, notifications in the order of offsets."""
 
 import random
 import threading
@@ -161,7 +161,9 @@ def test_sweeping_passes_by_what_somebody_holds(
     expired = "UPDATE fanwire_uploads SET expires = now() - interval '1 hour'"
     database.execute(expired)
     with connected(postgres_server, autocommit=False) as connection:
-        connection.execute("SELECT FROM fanwire_uploads WHERE upload = %s FOR UPDATE", (hash_of(held),))
+        connection.execute(
+            "SELECT FROM fanwire_uploads WHERE upload = %s FOR UPDATE", (hash_of(held),)
+        )
         swept = database.execute("SELECT fanwire_sweep(10)").fetchall()
         assert swept == [(1,)]
         assert record(connection, Message(held))[0].offset == 1

@@ -1,4 +1,4 @@
-"""``fanwire_record`` and ``fanwire_read`` against a model: what the broker inside the process does."""
+"""``fanwire_record`` and ``fanwire_read`` against a model: the broker inside the process."""
 
 import itertools
 from collections import deque
@@ -36,7 +36,7 @@ class History:
     epoch: str = ""
     last: int = 0
     milestone: tuple[int, str] | None = None
-    version: int | None = None
+    version: int = -1
     log: deque[str] = field(default_factory=deque)
     keys: deque[tuple[str, int]] = field(default_factory=deque)
     numbers: dict[str, int] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class History:
         for key, offset in self.keys:
             if key == message.key:
                 return DUPLICATE, offset
-        if None not in (message.version, self.version) and message.version <= self.version:  # type: ignore[operator]
+        if message.version is not None and message.version <= self.version:
             return STALE, None
         self.epoch = self.epoch or epoch
         self.last += 1

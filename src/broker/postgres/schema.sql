@@ -50,6 +50,7 @@ BEGIN
     -- `version` is that of this file; fanwire from version `needs` on can work with it.
     CREATE TABLE fanwire_schema (version integer NOT NULL, needs integer NOT NULL);
     INSERT INTO fanwire_schema VALUES (this_version, 1);
+    GRANT SELECT ON fanwire_schema TO PUBLIC;
 
     -- An upload that has a history. All tables are logged: an offset must not be given twice because
     -- the server crashed. Half of each page is left free, so that a row that changes with every message

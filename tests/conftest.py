@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, settings
 
 import fanwire
 from tests.connections import RecordingConnection
+from tests.pgbouncer import PgBouncer
+from tests.postgres_server import PostgresServer, Template
 from tests.redis_server import RedisServer
 from tests.wire import Wire
 
@@ -25,6 +27,8 @@ settings.load_profile("fanwire")
 collect_ignore_glob = [] if importlib.util.find_spec("pyview") else ["test_pyview_*.py"]
 
 RedisFactory = Callable[..., RedisServer]
+PostgresFactory = Callable[..., PostgresServer]
+PgBouncerFactory = Callable[..., PgBouncer]
 PublisherFactory = Callable[..., fanwire.UploadProgressPublisher]
 WatcherFactory = Callable[..., Awaitable["Watcher"]]
 Unique = Callable[[str], str]
@@ -57,6 +61,47 @@ def make_redis() -> Iterator[RedisFactory]:
 def own_redis(make_redis: RedisFactory) -> RedisServer:
     """A server that belongs to this test, to be killed, stopped and restarted."""
     return make_redis()
+
+
+@pytest.fixture(scope="session")
+def postgres_template() -> Iterator[Template]:
+    template = Template()
+    yield template
+    template.close()
+
+
+@pytest.fixture(scope="session")
+def session_postgres(postgres_template: Template) -> Iterator[PostgresServer]:
+    with PostgresServer(postgres_template, synced=True) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_server(session_postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """The server that tests share. A test that restarts, stops or fills it makes one of its own."""
+    yield session_postgres
+    session_postgres.drop_clients()
+    session_postgres.forget()
+
+
+@pytest.fixture
+def make_postgres(postgres_template: Template) -> Iterator[PostgresFactory]:
+    """Makes servers that belong to this test; the arguments are those of ``PostgresServer``."""
+    with ExitStack() as servers:
+        yield lambda **options: servers.enter_context(PostgresServer(postgres_template, **options))
+
+
+@pytest.fixture
+def own_postgres(make_postgres: PostgresFactory) -> PostgresServer:
+    """A server that belongs to this test, to be killed, stopped and restarted."""
+    return make_postgres()
+
+
+@pytest.fixture
+def make_pgbouncer() -> Iterator[PgBouncerFactory]:
+    """Puts a pool before a server; the arguments are those of ``PgBouncer``."""
+    with ExitStack() as pools:
+        yield lambda server, **options: pools.enter_context(PgBouncer(server, **options))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ mod event_publisher;
 mod ffi;
 mod logging;
 mod manager;
+mod memory_pubsub;
 mod operation;
 mod options;
 mod orjson;
@@ -47,11 +48,13 @@ mod _core {
     #[pymodule_export]
     use super::manager::{ConnectionManager, get_manager, init_manager};
     #[pymodule_export]
+    use super::memory_pubsub::MemoryPubSub;
+    #[pymodule_export]
     use super::protocol::ClientMessage;
     #[pymodule_export]
     use super::publisher::{UploadProgressPublisher, get_publisher, init_publisher};
     #[pymodule_export]
-    use super::pubsub::{MemoryPubSub, RedisPubSub};
+    use super::pubsub::{BrokerPubSub, PostgresPubSub, RedisPubSub};
     #[pymodule_export]
     use super::views::MapView;
 

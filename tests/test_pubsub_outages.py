@@ -41,8 +41,9 @@ def are_subscribed(own: Backend, *topics: str) -> bool:
         return [count for _, count in own.server.client.pubsub_numsub(*channels)] == [1] * len(
             topics
         )
-    health = own.made[0].health()
-    return health["state"] == "live" and health["wanted_topics"] == health["confirmed_topics"]
+    listener: Any = own.made[0]
+    health = listener.health()
+    return bool(health["state"] == "live" and health["wanted_topics"] == health["confirmed_topics"])
 
 
 def none_is_subscribed(own: Backend, *topics: str) -> bool:

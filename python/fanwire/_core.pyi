@@ -28,6 +28,8 @@ __all__ = [
     "get_publisher",
     "init_manager",
     "init_publisher",
+    "migrate",
+    "schema_sql",
 ]
 
 __version__: str
@@ -739,3 +741,13 @@ def get_publisher() -> UploadProgressPublisher:
     Raises:
         RuntimeError: ``init_publisher()`` has not been called.
     """
+
+def migrate(dsn: str, *, timeout_seconds: float = 30.0) -> tuple[str, int | None, int]:
+    """Make fanwire's tables and functions in a database, or bring them up to date.
+
+    Returns:
+        The schema they are in, the version that was there before or None, and the version now.
+    """
+
+def schema_sql() -> str:
+    """The SQL that makes fanwire's tables and functions."""

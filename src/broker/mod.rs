@@ -82,7 +82,7 @@ impl Link {
         match self {
             Self::Memory(_) => Ok(memory::read(asks)),
             Self::Redis(link) => link.read(asks).await,
-            Self::Postgres(_) => Ok(postgres::Link::read(asks)),
+            Self::Postgres(link) => link.read(asks).await,
         }
     }
 

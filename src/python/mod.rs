@@ -16,6 +16,7 @@ mod ffi;
 mod logging;
 mod manager;
 mod memory_pubsub;
+mod migrate;
 mod operation;
 mod options;
 mod orjson;
@@ -49,6 +50,8 @@ mod _core {
     use super::manager::{ConnectionManager, get_manager, init_manager};
     #[pymodule_export]
     use super::memory_pubsub::MemoryPubSub;
+    #[pymodule_export]
+    use super::migrate::{migrate, schema_sql};
     #[pymodule_export]
     use super::protocol::ClientMessage;
     #[pymodule_export]

@@ -8,12 +8,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_postgres::{AsyncMessage, Client, Error as Cause, Notification};
+use tokio_postgres::{AsyncMessage, Client, Error as Cause, Notification, SimpleQueryMessage};
 
 use super::connect::{self, Connection};
 use super::dsn::Dsn;
 use super::frame::{self, Joiner, Malformed};
-use super::{errors, name};
+use super::{errors, name, pooling};
 use crate::broker::{BATCH, Ear, Heard};
 use crate::channel::Address;
 use crate::config::{BrokerUrl, Limits};
@@ -84,12 +84,36 @@ impl Listening {
             probing: false,
         };
         if listening.uploads {
-            let listen = format!("LISTEN {}", name::quoted(name::SHARED));
-            let client = Arc::clone(&listening.client);
-            listening.run(async move { client.batch_execute(&listen).await }).await?;
+            listening.query(&format!("LISTEN {}", name::quoted(name::SHARED))).await?;
         }
+        listening.make_sure(dsn).await?;
         listening.due = Instant::now() + SILENCE;
         Ok(listening)
+    }
+
+    /// Makes sure that what is notified will be heard.
+    async fn make_sure(&mut self, dsn: &Dsn) -> Result<(), Error> {
+        let first = pooling::who(&self.query(pooling::WHO).await?);
+        if let Some((_, true)) = first {
+            let reason = "a standby, which neither listens nor notifies; give the primary's address, or \
+                          those of all servers";
+            return Err(self.unreachable(reason));
+        }
+        let Some(other) = pooling::Other::begin(dsn, &self.url).await else { return Ok(()) };
+        let Some(others) = other.session else { return Err(pooling::refusal(&self.url)) };
+        // Asked no more where it would have to wait for the other to end.
+        if first.is_none_or(|(session, _)| session != others) {
+            let again = pooling::who(&self.query(pooling::WHO).await?);
+            if again == first {
+                return Ok(());
+            }
+        }
+        Err(pooling::refusal(&self.url))
+    }
+
+    async fn query(&mut self, statement: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
+        let client = Arc::clone(&self.client);
+        self.run(client.simple_query(statement)).await
     }
 
     /// Runs a statement before anything else is asked; what is heard meanwhile is kept.
@@ -323,13 +347,14 @@ impl Listening {
     }
 
     fn lost(&self, error: Option<&Cause>) -> Error {
-        let url = self.url.shown.clone();
         match error {
             Some(error) => errors::of_losing(error, &self.url),
-            None => {
-                Error::Unreachable { url, reason: "the server closed the connection".to_owned() }
-            }
+            None => self.unreachable("the server closed the connection"),
         }
+    }
+
+    fn unreachable(&self, reason: &str) -> Error {
+        Error::Unreachable { url: self.url.shown.clone(), reason: reason.to_owned() }
     }
 }
 

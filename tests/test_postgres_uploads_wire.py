@@ -35,13 +35,14 @@ async def test_what_is_recorded_ends_with_the_reserved_member(
     assert receipt.receivers is None
 
 
-async def test_text_that_others_write_is_forwarded_unchanged(
+async def test_text_that_others_write_is_forwarded(
     postgres_server: PostgresServer, make_watcher: WatcherFactory
 ) -> None:
+    """But for white space at its end, which tells equal notifications apart."""
     watcher = await make_watcher(postgres_server.url)
-    texts = ["plain text, no JSON", "", "ü 🚀 \n\r\t \x01", "x" * 7_900, '{"a": 1}   ']
+    texts = ["plain text, no JSON", "ü 🚀 \n\r\t \x01", "x" * 7_900, '{"a": 1}']
     for text in texts:
-        postgres_server.publish(f"upload:{watcher.upload_id}", text)
+        postgres_server.publish(f"upload:{watcher.upload_id}", f"{text} \t\r\n")
         postgres_server.publish(f"user:{watcher.user_id}", text)
     assert await watcher.connection.received(2 * len(texts)) == [
         text for each in texts for text in (each, each)
@@ -74,9 +75,10 @@ async def test_an_id_with_a_nul_cannot_be_carried(
 async def test_malformed_frames_are_counted(
     postgres_server: PostgresServer, make_watcher: WatcherFactory
 ) -> None:
+    """What is no frame is for a channel of that name, which is nobody's."""
     watcher = await make_watcher(postgres_server.url)
-    for payload in ("", "no frame", '{"json":1}', "~m99:upload:x", "~c1,2:3"):
+    for payload in ("", "~m99:upload:x", "~c1,2:3", "~m8:upload:u", "no frame", '{"json":1}'):
         postgres_server.notify(SHARED, payload)
     postgres_server.publish(f"upload:{watcher.upload_id}", "after it")
     assert await watcher.connection.received(1) == ["after it"]
-    await until(lambda: watcher.publisher.stats()["not_json"] == 5, "they are counted")
+    await until(lambda: watcher.publisher.stats()["malformed"] == 4, "they are counted")

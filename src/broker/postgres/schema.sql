@@ -258,7 +258,7 @@ BEGIN
       u.milestone := "offset";
     END IF;
     IF source IS NOT NULL THEN
-      u.sources := CASE WHEN pg_column_size(u.sources) > 2000 AND NOT u.sources ? source
+      u.sources := CASE WHEN pg_column_size(u.sources) > 1500 AND NOT u.sources ? source
         THEN '{}' ELSE u.sources END || jsonb_build_object(source, number);
     END IF;
     u.first := greatest(u.first, "offset" - size + 1);
@@ -335,7 +335,7 @@ BEGIN
         last = u.last + EXCLUDED.last,
         first = greatest(u.first, u.last + EXCLUDED.last - size + 1),
         milestone = coalesce(u.last + EXCLUDED.milestone, u.milestone),
-        sources = CASE WHEN pg_column_size(u.sources) > 2000 AND NOT u.sources ? source
+        sources = CASE WHEN pg_column_size(u.sources) > 1500 AND NOT u.sources ? source
           THEN '{}' ELSE u.sources END || EXCLUDED.sources,
         expires = CASE WHEN u.expires BETWEEN renew AND due THEN u.expires ELSE due END
       WHERE EXCLUDED.last > 0 AND u.expires >= moment

@@ -120,7 +120,7 @@ class BrokerProxy:
     """Listens on a port of its own.
 
     ``swallows`` says of every message to a listener whether it is lost, ``swallowed`` has those
-    that were.
+    that were. ``alters`` gets what others than listeners ask, and gives what the server gets.
     """
 
     def __init__(self, server: AnyServer) -> None:
@@ -134,6 +134,7 @@ class BrokerProxy:
         self.listeners = 0
         self.swallows: Callable[[Push], bool] = lambda _: False
         self.swallowed: list[Push] = []
+        self.alters: Callable[[bytes], bytes] = lambda asked: asked
 
     @property
     def url(self) -> str:
@@ -211,6 +212,8 @@ class BrokerProxy:
                 if not passage.is_listener and self._language.is_of_listener(chunk):
                     passage.is_listener = True
                     self.listeners += 1
+                if not passage.is_listener:
+                    chunk = self.alters(chunk)
                 passage.writers[1].write(chunk)
                 await passage.writers[1].drain()
 

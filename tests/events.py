@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -45,15 +46,19 @@ class PostgresReader:
     """The same on PostgreSQL, for messages that fit into a notification."""
 
     def __init__(self, server: PostgresServer, channels: list[str]) -> None:
+        self._heard: deque[tuple[str, bytes]] = deque()
         self._connection = psycopg.connect(server.url, autocommit=True)
         for channel in channels:
             self._connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
 
     def next(self) -> tuple[str, bytes] | None:
-        for heard in self._connection.notifies(timeout=DEADLINE_SECONDS, stop_after=1):
-            # White space tells equal ones apart.
-            return heard.channel, heard.payload.rstrip().encode()
-        return None
+        if not self._heard:
+            # As many as have come together; white space tells equal ones apart.
+            self._heard.extend(
+                (heard.channel, heard.payload.rstrip().encode())
+                for heard in self._connection.notifies(timeout=DEADLINE_SECONDS, stop_after=1)
+            )
+        return self._heard.popleft() if self._heard else None
 
     def close(self) -> None:
         self._connection.close()

@@ -375,10 +375,11 @@ class PostgresServer:
             self.client.execute(f"TRUNCATE {table} CASCADE")
 
 
-# By what they said last, as PostgreSQL does not tell who listens: LISTEN, or the empty statement
-# that asks for a sign of life. A connection that has said nothing yet looks the same at first.
+# By what they said last, as PostgreSQL does not tell who listens: LISTEN, whose session it is, or
+# the empty statement for a sign of life, which is also what is shown of a new connection.
 _LISTENS: LiteralString = (
-    "(query ~* '^(un)?listen' OR query = '' AND state_change > backend_start + interval '1 second')"
+    "state = 'idle' AND (query ~* '^((un)?listen|select pg_backend_pid)'"
+    " OR query = '' AND state_change > backend_start + interval '1 second')"
 )
 _OTHERS: LiteralString = (
     "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"

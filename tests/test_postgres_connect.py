@@ -192,7 +192,7 @@ async def test_a_pool_in_session_mode_will_do(
 ) -> None:
     pool = make_pgbouncer(own_postgres, mode="session")
     await round_trip(fanwire.PostgresPubSub(pool.url))
-    watcher = await make_watcher(pool.url, history=fanwire.History())
+    watcher = await make_watcher(pool.url)
     await publish_until_received(watcher.publisher, watcher)
 
 

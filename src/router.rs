@@ -15,13 +15,8 @@ use tokio::sync::Notify;
 use crate::channel::Address;
 use crate::coalesce::Coalescer;
 use crate::lane::{Entry, LaneId, LaneLimits, Overflow};
-<<<<<<< HEAD
-use crate::lanes::{GaveUp, Lanes, Notice, Pushed};
-use crate::message::{Form, Message, Outgoing, Payload};
-=======
 use crate::lanes::{Lanes, Pushed};
-use crate::message::{Mark, Message, Outgoing, Payload};
->>>>>>> wp2
+use crate::message::{Form, Mark, Message, Outgoing, Payload};
 use crate::post::{LoopMailbox, Post, Reply};
 use crate::recovering::Wish;
 use crate::recovery::Recovery;

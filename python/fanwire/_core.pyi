@@ -311,7 +311,8 @@ class UploadProgressPublisher:
     and after a fork.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix:///path`` or ``memory://``. Default: the
+        url: ``redis://``, ``rediss://``, ``unix:///path``, ``postgresql://`` or ``memory://``.
+            Default: the
             environment's FANWIRE_URL, then REDIS_URL, then ``memory://`` with a warning in the log.
         manager: whose connections are served. Default: that of ``get_manager()``, looked up
             whenever a message arrives.
@@ -562,7 +563,6 @@ class BrokerPubSub:
     def stats(self) -> dict[str, Any]:
         """Return counters, gauges and histograms by name."""
 
-@disjoint_base
 class RedisPubSub(BrokerPubSub):
     """A pub/sub backend over Redis or Valkey, for PyView and any code with topics and sessions.
 
@@ -609,7 +609,6 @@ class RedisPubSub(BrokerPubSub):
         on_state_change: Callable[[str, str, str | None], object] | None = None,
     ) -> None: ...
 
-@disjoint_base
 class PostgresPubSub(BrokerPubSub):
     """A pub/sub backend over PostgreSQL, for PyView and any code with topics and sessions.
 

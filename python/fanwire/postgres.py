@@ -1,9 +1,9 @@
 """What fanwire keeps in a PostgreSQL database: the tables of a history, and its functions.
 
-A publisher with ``history=`` makes them at first use, where its role may. Where it may not, somebody
-who may runs ``python -m fanwire migrate``, or :func:`migrate`, or puts :func:`schema_sql` into a
-migration of the application's own. It may run any number of times. Without a history, and without
-``fanwire_publish`` in the application's own transactions, nothing is needed.
+A publisher with ``history=`` makes them at first use, where its role may. Where it may not,
+somebody who may runs ``python -m fanwire migrate``, or :func:`migrate`, or puts :func:`schema_sql`
+into a migration of the application's own. It may run any number of times. Without a history, and
+without ``fanwire_publish`` in the application's own transactions, nothing is needed.
 """
 
 from dataclasses import dataclass

@@ -82,7 +82,7 @@ def create_app(settings: Settings) -> PyView:
     pubsub: MemoryPubSub | PostgresPubSub | RedisPubSub
     if settings.broker_url.startswith("memory:"):
         pubsub = MemoryPubSub(json=True)
-    elif settings.broker_url.startswith(("postgresql:", "postgres:")):
+    elif settings.broker_url.startswith("postgres"):
         pubsub = PostgresPubSub(settings.broker_url)
     else:
         pubsub = RedisPubSub(settings.broker_url)

@@ -1,6 +1,7 @@
 //! The crate's errors in the words of ours.
 
-use std::error::Error as _;
+use std::error::Error as Chained;
+use std::io::ErrorKind;
 
 use tokio_postgres::Error as Cause;
 use tokio_postgres::error::SqlState;
@@ -24,7 +25,7 @@ pub fn is_about_encryption(error: &Cause) -> bool {
     match error.code() {
         // No entry in pg_hba.conf.
         Some(state) => *state == SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-        None => error.to_string().contains("TLS"),
+        None => is_of_tls(error),
     }
 }
 
@@ -48,28 +49,31 @@ pub fn of_connecting(error: &Cause, url: &BrokerUrl, note: Option<&str>) -> Erro
 
 /// Of errors that are not the server's word: whether they stay so.
 fn is_for_good(error: &Cause) -> bool {
-    let text = error.to_string();
-    if ["error parsing response", "unexpected message", "invalid configuration"]
-        .iter()
-        .any(|start| text.starts_with(start))
-    {
+    if is_strange(error) || error.to_string().starts_with("invalid configuration") {
         return true;
     }
-    let kind = io_kind(error);
-    let is_tls = text.contains("TLS");
     // A certificate that does not verify, or a server that does not do TLS at all.
-    is_tls && kind.is_none_or(|kind| kind == std::io::ErrorKind::InvalidData)
+    is_of_tls(error) && io_kind(error).is_none_or(|kind| kind == ErrorKind::InvalidData)
 }
 
-fn io_kind(error: &Cause) -> Option<std::io::ErrorKind> {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return Some(io.kind());
-        }
-        source = cause.source();
-    }
-    None
+/// Whether the server says what no PostgreSQL says.
+fn is_strange(error: &Cause) -> bool {
+    let text = error.to_string();
+    let is_of_protocol = io_kind(error) == Some(ErrorKind::InvalidInput) && !is_of_tls(error);
+    ["error parsing response", "unexpected message"].iter().any(|start| text.starts_with(start))
+        || (is_of_protocol && text.starts_with("error communicating"))
+}
+
+fn io_kind(error: &Cause) -> Option<ErrorKind> {
+    causes(error).find_map(|cause| cause.downcast_ref().map(std::io::Error::kind))
+}
+
+fn is_of_tls(error: &Cause) -> bool {
+    error.to_string().contains("TLS")
+}
+
+fn causes(error: &Cause) -> impl Iterator<Item = &(dyn Chained + 'static)> {
+    std::iter::successors(error.source(), |cause: &&(dyn Chained + 'static)| (*cause).source())
 }
 
 /// A connection that failed while it was in use.
@@ -105,10 +109,12 @@ fn words(error: &Cause) -> String {
     if let Some(said) = error.as_db_error() {
         return format!("{} ({})", said.message(), said.code().code());
     }
-    let text = error.to_string();
-    if ["error parsing response", "unexpected message"].iter().any(|start| text.starts_with(start))
-    {
-        return format!("not a PostgreSQL server: {text}");
+    // Each says what it is, and not why.
+    let mut text = error.to_string();
+    for cause in causes(error).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
     }
-    text
+    if is_strange(error) { format!("not a PostgreSQL server: {text}") } else { text }
 }

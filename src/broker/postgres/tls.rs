@@ -10,9 +10,10 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore,
-    SignatureScheme, WantsVerifier,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, InconsistentKeys,
+    RootCertStore, SignatureScheme, WantsVerifier,
 };
 
 use super::dsn::{SslFiles, SslMode};
@@ -63,8 +64,16 @@ pub fn config(mode: SslMode, files: &SslFiles) -> Result<ClientConfig, String> {
             let chain = certificates("sslcert", cert)?;
             let key = PrivateKeyDer::from_pem_file(key)
                 .map_err(|error| unreadable("sslkey", key, &error))?;
-            let config = config.with_client_auth_cert(chain, key);
-            config.map_err(|error| format!("sslcert and sslkey do not go together: {error}"))
+            let key = ring::default_provider().key_provider.load_private_key(key);
+            let key = key.map_err(|error| format!("sslkey: {error}"))?;
+            let certified = CertifiedKey::new(chain, key);
+            // The server is to judge a certificate that cannot be read here, as old ones of OpenSSL's.
+            if let Err(error @ rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) =
+                certified.keys_match()
+            {
+                return Err(format!("sslcert and sslkey do not go together: {error}"));
+            }
+            Ok(config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified))))
         }
         (Some(_), None) => Err("sslcert needs sslkey".into()),
         (None, _) => Ok(config.with_no_client_auth()),

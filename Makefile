@@ -54,7 +54,7 @@ demo-redis: $(VENV)/.installed-demo $(VENV)/.built ## The demo as two instances,
 ##@ Check it
 
 .PHONY: test
-test: ## All of it, in the order in which failures are cheapest (installs redis-server, chromium, openssl)
+test: ## All of it, in the order in which failures are cheapest (installs redis-server, postgresql, pgbouncer, chromium, openssl)
 	@$(MAKE) --no-print-directory debian-test
 	@$(MAKE) --no-print-directory rust-lint
 	@$(MAKE) --no-print-directory rust-test
@@ -155,7 +155,7 @@ help: ## This list
 debian-build:
 	@PYTHON="$(PYTHON)" .ci/debian-packages cc venv
 debian-test:
-	@PYTHON="$(PYTHON)" .ci/debian-packages cc venv libpython redis-server chromium openssl
+	@PYTHON="$(PYTHON)" .ci/debian-packages cc venv libpython redis-server postgresql pgbouncer chromium openssl
 
 $(VENV)/.created:
 	@$(MAKE) --no-print-directory debian-build

@@ -16,6 +16,7 @@ NO_MAPS_ALONE = "cannot: subscribing is a call to Redis, there are no maps alone
 NO_NOWAIT = "cannot: no such call"
 MODELS_ONLY = "cannot: messages are models"
 NO_EVENTS = "not measured: a publisher of log lines is no part of it"
+NO_POSTGRES = "not measured: on PostgreSQL fanwire is beside asyncpg in the guide's shape alone"
 NO_TOPICS = "not measured: no backend for PyView's topics"
 BESIDE_ITSELF = "not measured: fanwire with a history beside fanwire without"
 GROWS_AT_REDIS = "not measured: a million subscriptions are a million SUBSCRIBE calls"
@@ -64,12 +65,13 @@ _ENTRIES = (
         BASELINE,
         "pure-Python reference (redis-py, get_message)",
         "reference",
-        ("redis", "hiredis"),
+        ("redis", "hiredis", "asyncpg"),
         rounds=5,
         cannot=_REFERENCE_CANNOT,
         notes="dicts of sets, redis-py with hiredis, a listener that polls `get_message`. For "
         "topics the backend of PyView's guide, written anew: `listen()`, a Task for each call of a "
-        "handler; its listener starts after the first subscription, or it would stay deaf",
+        "handler; its listener starts after the first subscription, or it would stay deaf; on "
+        "PostgreSQL the guide's asyncpg backend, with a pool to publish",
     ),
     Entry(
         "fanwire_uvloop",
@@ -194,6 +196,8 @@ def reason_against(entry: Entry, workload: str) -> str | None:
         return "a ceiling for listeners"
     if workload.startswith("recovery_") and entry.name != SUBJECT:
         return BESIDE_ITSELF
+    if workload == "postgres" and entry.name not in (SUBJECT, BASELINE):
+        return NO_POSTGRES
     if workload == "events" and entry.name not in (SUBJECT, BASELINE):
         return NO_EVENTS
     return entry.cannot.get(workload)

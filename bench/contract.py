@@ -20,6 +20,7 @@ __all__ = [
     "Events",
     "Manager",
     "Publisher",
+    "Publishing",
     "Row",
     "Session",
     "TopicHandler",
@@ -53,6 +54,13 @@ class Topics(Protocol):
     def unsubscribe_all(self, session_id: str) -> Awaitable[None]: ...
 
 
+class Publishing(Topics, Protocol):
+    """A backend for PyView's topics that publishes too."""
+
+    def broadcast(self, topic: str, message: Any) -> Awaitable[None]: ...
+    def stop(self) -> Awaitable[None]: ...
+
+
 class Events(Protocol):
     """Publishes a daemon's log lines, without an event loop."""
 
@@ -76,6 +84,8 @@ class Contender:
     hears_all: bool = True
     # Makes its backend for topics, with the prefix that PyView's guide has.
     topics: Callable[[], Topics] | None = None
+    # The same on the PostgreSQL of that address.
+    postgres: Callable[[str], Publishing] | None = None
     # Makes its publisher of log lines, for the broker of that URL.
     events: Callable[[str], Events] | None = None
     # Makes another of its kind, which keeps a history or does not.

@@ -110,7 +110,7 @@ fn route(c: &mut Criterion) {
         let channels: Vec<String> = (0..MESSAGES).map(|n| format!("{prefix}{n:08}")).collect();
         let batch: Vec<Inbound<'_>> = channels
             .iter()
-            .map(|channel| Inbound { channel: channel.as_bytes(), payload: PAYLOAD.as_bytes() })
+            .map(|channel| Inbound::new(channel.as_bytes(), PAYLOAD.as_bytes()))
             .collect();
         group.bench_function(BenchmarkId::new(name, uploads), |b| {
             b.iter(|| {
@@ -178,9 +178,8 @@ fn route_recorded(c: &mut Criterion) {
                     let batch: Vec<Inbound<'_>> = channels
                         .iter()
                         .zip(&payloads)
-                        .map(|(channel, payload)| Inbound {
-                            channel: channel.as_bytes(),
-                            payload: payload.as_bytes(),
+                        .map(|(channel, payload)| {
+                            Inbound::new(channel.as_bytes(), payload.as_bytes())
                         })
                         .collect();
                     router.route(&batch, None, &stats);
@@ -209,10 +208,8 @@ fn coalesce(c: &mut Criterion) {
         let payloads: Vec<String> = (0..uploads)
             .map(|n| format!(r#"{{"action":"file_progress","payload":{{"upload_id":"{n}"}}}}"#))
             .collect();
-        let all: Vec<Inbound<'_>> = payloads
-            .iter()
-            .map(|payload| Inbound { channel: b"user:ada", payload: payload.as_bytes() })
-            .collect();
+        let all: Vec<Inbound<'_>> =
+            payloads.iter().map(|payload| Inbound::new(b"user:ada", payload.as_bytes())).collect();
         router.route(&all, None, &stats);
         let batch: Vec<Inbound<'_>> = all.iter().cycle().take(200).copied().collect();
         group.bench_function(BenchmarkId::new("uploads", uploads), |b| {
@@ -236,7 +233,7 @@ fn fan_out(c: &mut Criterion) {
             router.bind(lane, &mailbox);
             router.subscribe(&user, "x");
         }
-        let batch = [Inbound { channel: b"upload:x", payload: PAYLOAD.as_bytes() }];
+        let batch = [Inbound::new(b"upload:x", PAYLOAD.as_bytes())];
         group.bench_function(BenchmarkId::new("lanes", lanes), |b| {
             b.iter(|| {
                 router.route(&batch, None, &stats);

@@ -24,6 +24,7 @@ WORKLOADS_FIRST = (
     "publish_nowait",
     "events",
     "topics",
+    "postgres",
     "end_to_end",
     "memory",
     "growth",

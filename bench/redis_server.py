@@ -25,7 +25,7 @@ class RedisServer:
         port: int | None = None,
         cores: set[int] | None = None,
     ) -> None:
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self._folder = folder
         self._cores = cores
         self._process: subprocess.Popen[bytes] | None = None
@@ -112,7 +112,7 @@ class RedisServer:
         raise RuntimeError(f"redis-server was not up within {START_SECONDS:g} s")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

@@ -112,6 +112,11 @@ impl Client {
         &self.url.shown
     }
 
+    /// Whether a topic's message is published in an [`Envelope`](crate::message::Envelope).
+    pub fn wraps_topics(&self) -> bool {
+        self.url.target.wraps_topics()
+    }
+
     /// The limits it was made with.
     pub fn limits(&self) -> &Limits {
         &self.limits

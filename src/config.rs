@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
+use crate::broker::postgres::dsn::{self, Dsn};
 use crate::error::Error;
 use crate::history;
 
 /// The schemes that name a Redis (or Valkey) server; the `redis` crate parses what follows.
 const REDIS_SCHEMES: [&str; 6] = ["redis", "rediss", "valkey", "valkeys", "redis+unix", "unix"];
+/// The schemes that name a PostgreSQL database; `broker/postgres/dsn.rs` parses what follows.
+const POSTGRES_SCHEMES: [&str; 2] = ["postgresql", "postgres"];
 
 /// A broker's address.
 #[derive(Clone, Debug)]
@@ -17,6 +20,18 @@ pub enum Target {
     Memory,
     /// A Redis server. Boxed because it is much the larger.
     Redis(Box<ConnectionInfo>),
+    /// A PostgreSQL database.
+    Postgres(Box<Dsn>),
+}
+
+impl Target {
+    /// Whether a topic's message travels in an [`Envelope`](crate::message::Envelope), and not as it is.
+    pub fn wraps_topics(&self) -> bool {
+        match self {
+            Self::Memory | Self::Redis(_) => true,
+            Self::Postgres(_) => false,
+        }
+    }
 }
 
 /// A broker's address together with the text that may be shown.
@@ -31,7 +46,8 @@ pub struct BrokerUrl {
 }
 
 impl BrokerUrl {
-    /// Parses `redis://`, `rediss://`, `unix://`, `redis+unix://`, `valkey://` and `memory://`.
+    /// Parses `redis://`, `rediss://`, `unix://`, `redis+unix://`, `valkey://`, `postgresql://`,
+    /// `postgres://` and `memory://`.
     pub fn parse(url: &str) -> Result<Self, Error> {
         let shown = mask(url);
         let Some((scheme, rest)) = url.split_once("://") else {
@@ -45,9 +61,20 @@ impl BrokerUrl {
             }
             return Ok(Self { target: Target::Memory, shown, secrets: Vec::new() });
         }
+        if POSTGRES_SCHEMES.contains(&scheme) {
+            return Self::postgres(rest, shown);
+        }
+        if let Some((plain, _)) = scheme.split_once('+')
+            && POSTGRES_SCHEMES.contains(&plain)
+        {
+            return Err(Error::Config(format!(
+                "{shown:?}: fanwire has a driver of its own; write {plain}:// in place of {scheme}://"
+            )));
+        }
         if !REDIS_SCHEMES.contains(&scheme) {
             return Err(Error::Config(format!(
-                "{shown:?}: unknown scheme {scheme:?}; use redis://, rediss://, unix:// or memory://"
+                "{shown:?}: unknown scheme {scheme:?}; use redis://, rediss://, unix://, postgresql:// \
+                 or memory://"
             )));
         }
         // The crate's message may quote the URL, so only its kind of complaint is passed on.
@@ -62,6 +89,17 @@ impl BrokerUrl {
         let secrets = password.filter(|password| !password.is_empty()).map(str::to_owned);
         let secrets = secrets.into_iter().collect();
         Ok(Self { target: Target::Redis(Box::new(info)), shown, secrets })
+    }
+
+    fn postgres(rest: &str, shown: String) -> Result<Self, Error> {
+        let dsn = Dsn::parse(rest, &|name| std::env::var(name).ok()).map_err(|why| {
+            Error::Config(format!(
+                "{shown:?} is not a PostgreSQL URL \
+                 (postgresql://[user[:password]@][host][:port][/database][?parameters]): {why}"
+            ))
+        })?;
+        let secrets = dsn.password.clone().into_iter().collect();
+        Ok(Self { target: Target::Postgres(Box::new(dsn)), shown, secrets })
     }
 
     /// A text of the server, fit to be shown.
@@ -90,6 +128,8 @@ pub fn mask(url: &str) -> String {
         None => before_query.to_owned(),
         Some((credentials, host)) => match credentials.split_once(':') {
             Some((user, _)) if !scheme.is_empty() => format!("{user}:***@{host}"),
+            // Only Redis has passwords without users.
+            None if scheme.starts_with("postgres") => format!("{credentials}@{host}"),
             // A user name without a password is most likely the password.
             Some(_) | None => format!("***@{host}"),
         },
@@ -109,9 +149,14 @@ pub fn mask(url: &str) -> String {
     shown
 }
 
+/// Parameters of a Redis URL that are no secrets.
+const SHOWN: [&str; 2] = ["db", "protocol"];
+
 fn mask_parameter(pair: &str) -> String {
     match pair.split_once('=') {
-        Some((name @ ("db" | "protocol" | "user"), value)) => format!("{name}={value}"),
+        Some((name, value)) if SHOWN.contains(&name) || dsn::SHOWN.contains(&name) => {
+            format!("{name}={value}")
+        }
         Some((name, _)) => format!("{name}=***"),
         None => pair.to_owned(),
     }
@@ -196,6 +241,12 @@ mod tests {
             ("app:hunter2@db", "***@db"),
             ("redis:hunter2", "redis:***"),
             ("localhost:6379", "localhost:6379"),
+            ("postgresql://ada@db/app?sslmode=require", "postgresql://ada@db/app?sslmode=require"),
+            ("postgres://ada:hunter2@a,b:1/app", "postgres://ada:***@a,b:1/app"),
+            (
+                "postgresql:///app?user=ada&password=hunter2&p%61ssword=hunter2",
+                "postgresql:///app?user=ada&password=***&p%61ssword=***",
+            ),
         ] {
             assert_eq!(mask(url), shown);
             assert!(!mask(url).contains("hunter2"));
@@ -223,7 +274,9 @@ mod tests {
             "memory://x",
             "redis://a:hunter2@[::1",
             "amqp://a:hunter2@h",
-            "postgresql://a:hunter2@h/db",
+            "postgresql://a:hunter2@h:x/db",
+            "postgresql://a:hunter2@h/db?sslmode=x",
+            "postgresql+asyncpg://a:hunter2@h/db",
         ] {
             let error = BrokerUrl::parse(url).unwrap_err();
             assert!(error.is_permanent(), "{url}");
@@ -231,6 +284,23 @@ mod tests {
                 assert!(!error.to_string().contains("hunter2"), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn postgresql_has_two_schemes_and_one_driver() {
+        for url in ["postgresql://", "postgres://ada@db", "postgresql:///app?host=/run/postgresql"]
+        {
+            assert!(matches!(BrokerUrl::parse(url).unwrap().target, Target::Postgres(_)), "{url}");
+        }
+        let error = BrokerUrl::parse("postgresql+asyncpg://ada:hunter2@db/app").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "\"postgresql+asyncpg://ada:***@db/app\": fanwire has a driver of its own; write \
+             postgresql:// in place of postgresql+asyncpg://"
+        );
+        let url = BrokerUrl::parse("postgresql://ada:hunt%40er2@db").unwrap();
+        assert_eq!(url.scrub("no hunt@er2 here"), "no *** here");
+        assert!(!format!("{url:?}").contains("hunter2"));
     }
 
     #[test]

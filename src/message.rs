@@ -83,6 +83,18 @@ impl Mark {
     }
 }
 
+/// How a topic's message lies in a payload, which is its broker's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form<'a> {
+    /// In an [`Envelope`].
+    Envelope,
+    /// It is the payload.
+    Bare {
+        /// The session that is not to get it.
+        except: Option<&'a str>,
+    },
+}
+
 /// What is published for a topic: `{"topic":…,"message":…}`, and perhaps for whom it is not.
 #[derive(Debug)]
 pub struct Envelope<'a> {
@@ -93,10 +105,15 @@ pub struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// Reads an envelope; the error says what is wrong with it.
-    pub fn parse(payload: &'a [u8]) -> Result<Self, String> {
+    /// Reads a payload; the error says what is wrong with it.
+    pub fn read(payload: &'a [u8], form: Form<'a>) -> Result<Self, String> {
         let text = std::str::from_utf8(payload).map_err(|_| "is not UTF-8".to_owned())?;
-        serde_json::from_str(text).map_err(|error| format!("is no topic message: {error}"))
+        let read = match form {
+            Form::Envelope => serde_json::from_str(text),
+            Form::Bare { except } => serde_json::from_str(text)
+                .map(|message| Self { message, except: except.map(Cow::Borrowed) }),
+        };
+        read.map_err(|error| format!("is no topic message: {error}"))
     }
 }
 
@@ -146,6 +163,8 @@ pub struct Outgoing {
     pub payload: Bytes,
     /// What it is, for coalescing. Nothing until somebody has looked.
     pub class: Class,
+    /// The session that is not to get it, where the payload does not say so: see [`Form::Bare`].
+    pub except: Option<Box<str>>,
     /// What the broker is to record it under; None for a message that is published and forgotten.
     pub record: Option<Box<Record>>,
 }
@@ -153,7 +172,7 @@ pub struct Outgoing {
 impl Outgoing {
     /// A message that is not recorded.
     pub fn new(channel: Box<str>, payload: Bytes) -> Self {
-        Self { channel, payload, class: Class::default(), record: None }
+        Self { channel, payload, class: Class::default(), except: None, record: None }
     }
 }
 
@@ -209,7 +228,7 @@ mod tests {
 
     #[test]
     fn envelopes_give_the_message_as_it_is() {
-        let parse = |text: &'static str| Envelope::parse(text.as_bytes());
+        let parse = |text: &'static str| Envelope::read(text.as_bytes(), Form::Envelope);
         let envelope = parse(r#"{"topic":"t","message": {"a": [1, 2e400]} ,"x":[]}"#).unwrap();
         assert_eq!((envelope.message.get(), envelope.except), (r#"{"a": [1, 2e400]}"#, None));
         let others = parse(r#"{"except":"a\n","message":null}"#).unwrap();
@@ -219,7 +238,18 @@ mod tests {
         for bad in bad {
             assert!(parse(bad).is_err(), "{bad}");
         }
-        assert!(Envelope::parse(b"\xff").unwrap_err().contains("UTF-8"));
+        assert!(Envelope::read(b"\xff", Form::Envelope).unwrap_err().contains("UTF-8"));
+    }
+
+    #[test]
+    fn a_bare_message_is_its_payload() {
+        let form = Form::Bare { except: Some("s") };
+        let envelope = Envelope::read(b" [1, {\"message\": 2}]\n", form).unwrap();
+        assert_eq!(envelope.message.get(), "[1, {\"message\": 2}]");
+        assert_eq!(envelope.except.as_deref(), Some("s"));
+        for bad in [b"".as_slice(), b"hello", b"{", b"\xff", b"1 2"] {
+            assert!(Envelope::read(bad, form).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -50,7 +50,8 @@ impl Recorder {
         let is_final = || self.finals.classify(address, text).0.key.is_some();
         let milestone = class.key.is_some() || is_final();
         let record = Some(Box::new(Record::new(upload, milestone)));
-        Ok(Outgoing { channel: channel::of_upload(upload), payload: head.into(), class, record })
+        let (channel, payload) = (channel::of_upload(upload), head.into());
+        Ok(Outgoing { channel, payload, class, except: None, record })
     }
 }
 

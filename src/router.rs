@@ -16,7 +16,7 @@ use crate::channel::Address;
 use crate::coalesce::Coalescer;
 use crate::lane::{Entry, LaneId, LaneLimits, Overflow};
 use crate::lanes::{Lanes, Pushed};
-use crate::message::{Mark, Message, Outgoing, Payload};
+use crate::message::{Form, Mark, Message, Outgoing, Payload};
 use crate::post::{LoopMailbox, Post, Reply};
 use crate::recovering::Wish;
 use crate::recovery::Recovery;
@@ -45,11 +45,20 @@ pub struct Inbound<'a> {
     pub channel: &'a [u8],
     /// The payload.
     pub payload: &'a [u8],
+    /// How a topic's message lies in the payload.
+    pub form: Form<'a>,
+}
+
+impl<'a> Inbound<'a> {
+    /// One whose payload, if it is for a topic, is an envelope.
+    pub fn new(channel: &'a [u8], payload: &'a [u8]) -> Self {
+        Self { channel, payload, form: Form::Envelope }
+    }
 }
 
 impl<'a> From<&'a Outgoing> for Inbound<'a> {
     fn from(outgoing: &'a Outgoing) -> Self {
-        Self { channel: outgoing.channel.as_bytes(), payload: &outgoing.payload }
+        Self::new(outgoing.channel.as_bytes(), &outgoing.payload)
     }
 }
 

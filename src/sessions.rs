@@ -145,7 +145,7 @@ impl Router {
         // Read without the lock: a large one would hold up the event loop.
         let (mut wrong, mut good) = (Vec::new(), Vec::with_capacity(wanted.len()));
         for (topic, inbound) in wanted {
-            match Envelope::parse(inbound.payload) {
+            match Envelope::read(inbound.payload, inbound.form) {
                 Ok(Envelope { message, except }) => {
                     good.push((topic, Message::new(message.get(), Class::default()), except));
                 }

@@ -84,6 +84,8 @@ counters! {
         not_utf8,
         /// Payloads for somebody here that are not JSON: forwarded all the same.
         not_json,
+        /// What came and is no message of the broker's, or only a part of one: skipped.
+        malformed,
         /// Messages the broker took.
         published,
         /// Messages the broker did not take.

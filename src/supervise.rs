@@ -310,6 +310,11 @@ impl Voice<'_> {
                     wishes.unclear(channels);
                 }
             }
+            Heard::Malformed(channel, why) => {
+                self.job.stats.received.add(1);
+                self.job.stats.malformed.add(1);
+                self.complain(channel, why);
+            }
             Heard::Refused(channel, error) => {
                 self.job.tell(Level::Error, format!("no subscription to {channel:?}: {error}"));
                 let _gate = runtime::gate();

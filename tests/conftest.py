@@ -12,7 +12,10 @@ from hypothesis import HealthCheck, settings
 
 import fanwire
 from tests.connections import RecordingConnection
+from tests.pgbouncer import PgBouncer
+from tests.postgres_server import PostgresServer, Template
 from tests.redis_server import RedisServer
+from tests.servers import AnyServer
 from tests.tracking import Ear
 from tests.wire import Wire
 
@@ -31,6 +34,8 @@ settings.load_profile("fanwire")
 collect_ignore_glob = [] if importlib.util.find_spec("pyview") else ["test_pyview_*.py"]
 
 RedisFactory = Callable[..., RedisServer]
+PostgresFactory = Callable[..., PostgresServer]
+PgBouncerFactory = Callable[..., PgBouncer]
 PublisherFactory = Callable[..., fanwire.UploadProgressPublisher]
 WatcherFactory = Callable[..., Awaitable["Watcher"]]
 Unique = Callable[[str], str]
@@ -49,7 +54,7 @@ def redis_server(session_redis: RedisServer) -> Iterator[RedisServer]:
     """The server that tests share. A test that kills, stops or fills it makes one of its own."""
     yield session_redis
     session_redis.drop_clients()
-    session_redis.client.flushall()  # a history would be the next test's upload's past
+    session_redis.forget()
 
 
 @pytest.fixture
@@ -65,20 +70,76 @@ def own_redis(make_redis: RedisFactory) -> RedisServer:
     return make_redis()
 
 
+@pytest.fixture(scope="session")
+def postgres_template() -> Iterator[Template]:
+    template = Template()
+    yield template
+    template.close()
+
+
+@pytest.fixture(scope="session")
+def session_postgres(postgres_template: Template) -> Iterator[PostgresServer]:
+    with PostgresServer(postgres_template, synced=True) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_server(session_postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """The server that tests share. A test that restarts, stops or fills it makes one of its own."""
+    yield session_postgres
+    session_postgres.drop_clients()
+    session_postgres.forget()
+
+
+@pytest.fixture
+def make_postgres(postgres_template: Template) -> Iterator[PostgresFactory]:
+    """Makes servers that belong to this test; the arguments are those of ``PostgresServer``."""
+    with ExitStack() as servers:
+        yield lambda **options: servers.enter_context(PostgresServer(postgres_template, **options))
+
+
+@pytest.fixture
+def own_postgres(make_postgres: PostgresFactory) -> PostgresServer:
+    """A server that belongs to this test, to be killed, stopped and restarted."""
+    return make_postgres()
+
+
+@pytest.fixture
+def make_pgbouncer() -> Iterator[PgBouncerFactory]:
+    """Puts a pool before a server; the arguments are those of ``PgBouncer``."""
+    with ExitStack() as pools:
+        yield lambda server, **options: pools.enter_context(PgBouncer(server, **options))
+
+
 @dataclass(frozen=True)
 class Broker:
     """Where the publishers of a test meet. ``server`` is None for the embedded one."""
 
     url: str
-    server: RedisServer | None
+    server: AnyServer | None
 
 
-@pytest.fixture(params=["memory", "redis", "redis-unix"])
+@pytest.fixture(params=["memory", "redis", "redis-unix", "postgres"])
 def broker(request: pytest.FixtureRequest) -> Broker:
-    if request.param == "memory":
+    name, _, unix = request.param.partition("-")
+    if name == "memory":
         return Broker("memory://", None)
-    server: RedisServer = request.getfixturevalue("redis_server")
-    return Broker(server.unix_url if request.param == "redis-unix" else server.url, server)
+    server: AnyServer = request.getfixturevalue(f"{name}_server")
+    return Broker(server.unix_url if unix else server.url, server)
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def any_server(request: pytest.FixtureRequest) -> AnyServer:
+    """Each of the servers that tests share."""
+    server: AnyServer = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def own_server(request: pytest.FixtureRequest) -> AnyServer:
+    """A server of each kind that belongs to this test, to be killed, stopped and restarted."""
+    server: AnyServer = request.getfixturevalue(f"own_{request.param}")
+    return server
 
 
 @pytest.fixture

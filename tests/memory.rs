@@ -85,7 +85,7 @@ fn an_idle_connection_with_three_subscriptions_costs_less_than_400_bytes() {
     let batch: Vec<Inbound<'_>> = channels
         .iter()
         .flat_map(|channel| std::iter::repeat_n(channel, 3))
-        .map(|channel| Inbound { channel: channel.as_bytes(), payload: b"{}" })
+        .map(|channel| Inbound::new(channel.as_bytes(), b"{}"))
         .collect();
     for part in batch.chunks(256) {
         router.route(part, None, &stats);

@@ -17,6 +17,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.certificates import Certificates
+
 START_DEADLINE_SECONDS = 20.0
 POLL_SECONDS = 0.005
 # Below Linux's range for outgoing connections, so that nobody is handed the port of a server that
@@ -37,42 +39,6 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """A certificate authority of one test run, and the server certificate that it signed."""
-
-    authority: Path
-    certificate: Path
-    key: Path
-
-    @classmethod
-    def make(cls, directory: Path) -> Self:
-        made = cls(directory / "ca.pem", directory / "server.pem", directory / "server.key")
-        authority_key = directory / "ca.key"
-        request = directory / "server.csr"
-        extensions = directory / "server.ext"
-        extensions.write_text(
-            "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n"
-        )
-        new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
-        cls._openssl(
-            f"req -x509 {new_key} -days 2 -subj /CN=fanwire-test-authority",
-            {"-keyout": authority_key, "-out": made.authority},
-        )
-        cls._openssl(f"req {new_key} -subj /CN=localhost", {"-keyout": made.key, "-out": request})
-        cls._openssl(
-            "x509 -req -CAcreateserial -days 2",
-            {"-in": request, "-CA": made.authority, "-CAkey": authority_key},
-            {"-extfile": extensions, "-out": made.certificate},
-        )
-        return made
-
-    @staticmethod
-    def _openssl(words: str, *files: dict[str, Path]) -> None:
-        named = [part for options in files for item in options.items() for part in item]
-        subprocess.run(["openssl", *words.split(), *named], check=True, capture_output=True)
 
 
 @dataclass
@@ -239,6 +205,14 @@ class RedisServer:
                 retry=Retry(NoBackoff(), 0),
             )
         return self._client
+
+    def save(self) -> None:
+        """What was published so far outlives the process."""
+        self.client.save()
+
+    def forget(self) -> None:
+        """A history would be the next test's upload's past."""
+        self.client.flushall()
 
     def publish(self, channel: str | bytes, payload: str | bytes) -> int:
         """Publishes as any other program would; returns how many clients received it."""

@@ -69,7 +69,7 @@ proptest! {
         let bytes = message(if push { '>' } else { '*' }, &channel, &payload, pattern.as_deref());
         let (event, size) = resp::read(&bytes).unwrap().unwrap();
         prop_assert_eq!(size, bytes.len());
-        let inbound = Inbound { channel: &channel, payload: &payload };
+        let inbound = Inbound::new(&channel, &payload);
         let kind = if pattern.is_some() { Event::Matching } else { Event::Named };
         prop_assert_eq!(event, kind(inbound));
         let oracle = redis::Msg::from_owned_value(redis::parse_redis_value(&bytes).unwrap()).unwrap();

@@ -46,7 +46,7 @@ fn texts(taken: Vec<(LaneId, String)>) -> Vec<String> {
 
 fn route(router: &Arc<Router>, stats: &ClientStats, channel: &str, payloads: &[&[u8]]) {
     let batch: Vec<_> =
-        payloads.iter().map(|payload| Inbound { channel: channel.as_bytes(), payload }).collect();
+        payloads.iter().map(|payload| Inbound::new(channel.as_bytes(), payload)).collect();
     router.route(&batch, None, stats);
 }
 
@@ -177,7 +177,7 @@ fn lanes_of_a_dead_loop_move_to_another() {
     route(&router, &stats, "user:a", &[b"lost"]);
     assert_eq!(router.stats.dropped.get(), 1, "nobody could take it, and that is counted");
     let (alive, rings) = event_loop();
-    router.route(&[Inbound { channel: b"user:a", payload: b"2" }], Some(&alive), &stats);
+    router.route(&[Inbound::new(b"user:a", b"2")], Some(&alive), &stats);
     assert_eq!(rings.load(Ordering::SeqCst), 1);
     assert_eq!(take(&router, &alive, &[], 10), [(lane, "1".to_owned())]);
     assert_eq!(take(&router, &alive, &[lane], 10), [(lane, "2".to_owned())]);
@@ -189,7 +189,7 @@ fn payloads_that_are_not_text_are_skipped_and_named() {
     let (mailbox, _) = event_loop();
     let lane = connected(&router, "a", &mailbox);
     let batch =
-        [b"\xff".as_slice(), b"text", b"{}"].map(|payload| Inbound { channel: b"user:a", payload });
+        [b"\xff".as_slice(), b"text", b"{}"].map(|payload| Inbound::new(b"user:a", payload));
     assert_eq!(router.route(&batch, None, &stats), [b"user:a"]);
     assert_eq!((stats.not_utf8.get(), stats.not_json.get()), (1, 1));
     assert_eq!(texts(take(&router, &mailbox, &[], 10)), ["text"]);
@@ -234,7 +234,7 @@ fn what_comes_before_a_lane_is_bound_waits_for_it() {
     route(&router, &stats, "user:a", &[b"lost"]);
     assert_eq!(router.stats.dropped.get(), 1, "there is no loop at all");
     let home = event_loop().0;
-    router.route(&[Inbound { channel: b"user:a", payload: b"1" }], Some(&home), &stats);
+    router.route(&[Inbound::new(b"user:a", b"1")], Some(&home), &stats);
     assert_eq!(texts(take(&router, &home, &[], 10)), ["1"], "the listener's own loop takes it");
     let other = connected(&router, "b", &mailbox);
     route(&router, &stats, "user:b", &[b"2"]);

@@ -56,7 +56,7 @@ impl Process {
     fn publish(&self, topic: &str, message: &str) -> usize {
         let channel = format!("p:{topic}");
         let payload = format!(r#"{{"topic":"{topic}","message":{message}}}"#);
-        let inbound = Inbound { channel: channel.as_bytes(), payload: payload.as_bytes() };
+        let inbound = Inbound::new(channel.as_bytes(), payload.as_bytes());
         self.router.route_topics(&[inbound], None, &self.stats).len()
     }
 
@@ -157,8 +157,7 @@ fn what_a_cancelled_turn_had_in_hand_comes_first_in_the_next() {
 fn an_envelope_may_leave_out_one_session() {
     let process = Process::new();
     let (one, other) = (process.subscribe("one", "a"), process.subscribe("other", "a"));
-    let inbound =
-        Inbound { channel: b"p:a", payload: br#"{"topic":"a","message":1,"except":"one"}"# };
+    let inbound = Inbound::new(b"p:a", br#"{"topic":"a","message":1,"except":"one"}"#);
     assert!(process.router.route_topics(&[inbound], None, &process.stats).is_empty());
     let got: Vec<_> = process.begin().into_iter().map(|(_, entry)| entry.subscription).collect();
     assert_eq!(got, [Some(other)]);
@@ -170,7 +169,7 @@ fn what_is_no_envelope_is_skipped_and_named() {
     let process = Process::new();
     process.subscribe("s", "a");
     let bad = [&b"{"[..], b"[]", b"\xff", br#"{"topic":"a"}"#];
-    let batch: Vec<_> = bad.map(|payload| Inbound { channel: b"p:a", payload }).into();
+    let batch: Vec<_> = bad.map(|payload| Inbound::new(b"p:a", payload)).into();
     let wrong = process.router.route_topics(&batch, None, &process.stats);
     assert_eq!(wrong.len(), 4);
     assert!(wrong.iter().all(|(channel, _)| *channel == b"p:a"));

@@ -2,7 +2,8 @@
 
 FastAPI apps use :class:`ConnectionManager` and :class:`UploadProgressPublisher`; a worker process
 uses the publisher alone, and a daemon :class:`EventPublisher`. PyView apps use
-:class:`RedisPubSub` with ``fanwire.pyview.attach``. See the README for a first app.
+:class:`RedisPubSub` or :class:`PostgresPubSub` with ``fanwire.pyview.attach``. See the README for
+a first app.
 """
 
 import warnings
@@ -16,6 +17,7 @@ from fanwire._core import (
     EventPublisher,
     MapView,
     MemoryPubSub,
+    PostgresPubSub,
     RedisPubSub,
     UploadProgressPublisher,
     __version__,
@@ -58,6 +60,7 @@ __all__ = [
     "MapView",
     "MemoryPubSub",
     "Outbox",
+    "PostgresPubSub",
     "PubSubProvider",
     "PublishError",
     "Receipt",
@@ -77,7 +80,7 @@ _coroutines.as_coroutine_functions(
     ConnectionManager, "send_to_user", "send_to_upload_subscribers", "disconnect_all"
 )
 _coroutines.as_coroutine_functions(UploadProgressPublisher, "publish_progress", "publish_to_user")
-for _provider in (UploadProgressPublisher, RedisPubSub, MemoryPubSub):
+for _provider in (UploadProgressPublisher, _core.BrokerPubSub, MemoryPubSub):
     _coroutines.as_coroutine_functions(
         _provider,
         "start",

@@ -1,4 +1,4 @@
-"""The command line: ``python -m fanwire demo [pyview]`` and ``python -m fanwire --version``."""
+"""The command line: ``python -m fanwire demo [pyview]``, ``migrate`` and ``--version``."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import sys
 from contextlib import ExitStack
 from importlib.util import find_spec
 
-from fanwire import __version__
+from fanwire import Error, __version__, postgres
 
 # What the demos import besides fanwire, and what installs it: the extra `fanwire[demo]` and PyView.
 _DEMO_MODULES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "websockets": "websockets"}
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     broker.add_argument(
         "--broker",
         metavar="URL",
-        help="where progress travels: redis://…, rediss://…, memory:// "
+        help="where progress travels: redis://…, rediss://…, postgresql://…, memory:// "
         "(default: $FANWIRE_URL, else $REDIS_URL, else memory://, "
         "or for pyview a redis-server of its own)",
     )
@@ -82,11 +82,50 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--max-upload-mib", type=_mebibytes, default=512, metavar="N", help="default: 512"
     )
+    migrate = commands.add_parser(
+        "migrate",
+        help="make fanwire's tables and functions in a PostgreSQL database",
+        description="Makes what a history needs in a PostgreSQL database, and the functions that "
+        "publish inside the application's own transactions; or brings them up to date. It may run "
+        "any number of times. Publishers with a history do it by themselves where their role may.",
+    )
+    migrate.add_argument(
+        "dsn",
+        nargs="?",
+        metavar="URL",
+        help="postgresql://… (default: $FANWIRE_URL, else what the environment says, as for psql)",
+    )
+    migrate.add_argument("--print", action="store_true", help="print the SQL, and do nothing")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    return _migrate(options) if options.command == "migrate" else _demo(options)
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    if options.print:
+        print(postgres.schema_sql(), end="")
+        return 0
+    dsn = options.dsn or os.environ.get("FANWIRE_URL") or "postgresql://"
+    try:
+        migrated = postgres.migrate(dsn)
+    except Error as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 130
+    what = f"version {migrated.version} in the schema {migrated.schema}"
+    if migrated.before is None:
+        print(f"fanwire: made the tables and functions, {what}")
+    elif migrated.before < migrated.version:
+        print(f"fanwire: brought version {migrated.before} up to date, {what}")
+    else:
+        print(f"fanwire: nothing to do, {what}")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
     is_pyview = options.which == "pyview"
     needed = _PYVIEW_MODULES if is_pyview else _DEMO_MODULES
     missing = [name for name in needed if find_spec(name) is None]

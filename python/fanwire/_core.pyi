@@ -14,11 +14,13 @@ from fanwire.types import Connection, TopicHandler
 _D = TypeVar("_D")
 
 __all__ = [
+    "BrokerPubSub",
     "ClientMessage",
     "ConnectionManager",
     "EventPublisher",
     "MapView",
     "MemoryPubSub",
+    "PostgresPubSub",
     "RedisPubSub",
     "UploadProgressPublisher",
     "__build_profile__",
@@ -27,6 +29,8 @@ __all__ = [
     "get_publisher",
     "init_manager",
     "init_publisher",
+    "migrate",
+    "schema_sql",
 ]
 
 __version__: str
@@ -308,7 +312,8 @@ class UploadProgressPublisher:
     and after a fork.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix:///path`` or ``memory://``. Default: the
+        url: ``redis://``, ``rediss://``, ``unix:///path``, ``postgresql://`` or ``memory://``.
+            Default: the
             environment's FANWIRE_URL, then REDIS_URL, then ``memory://`` with a warning in the log.
         manager: whose connections are served. Default: that of ``get_manager()``, looked up
             whenever a message arrives.
@@ -318,7 +323,9 @@ class UploadProgressPublisher:
         max_message_bytes: a larger payload is refused with ValueError.
         max_pending_messages: how many messages ``publish_nowait`` lets wait.
         max_pending_bytes: how many bytes of payload ``publish_nowait`` lets wait.
-        channel_prefix, ordering, subscribe_timeout_seconds: for topics, as for ``RedisPubSub``.
+        channel_prefix: what a channel's name has before a topic. Default: "pyview:", on PostgreSQL
+            "pyview_".
+        ordering, subscribe_timeout_seconds: for topics, as for ``RedisPubSub``.
         on_state_change: called on the event loop that called ``start()``, as for ``RedisPubSub``.
         history: has the broker keep what is published for uploads, and what it keeps delivered to
             those who come late or were away; the same one for those who publish and who listen.
@@ -343,7 +350,7 @@ class UploadProgressPublisher:
         max_message_bytes: int = 1_048_576,
         max_pending_messages: int = 10_000,
         max_pending_bytes: int = 16_777_216,
-        channel_prefix: str = "pyview:",
+        channel_prefix: str | None = None,
         ordering: Literal["session", "concurrent"] = "session",
         subscribe_timeout_seconds: float = 2.0,
         on_state_change: Callable[[str, str, str | None], object] | None = None,
@@ -524,51 +531,9 @@ class UploadProgressPublisher:
         """Broadcast to every session that listens to a topic, as ``RedisPubSub.broadcast``."""
 
 @disjoint_base
-class RedisPubSub:
-    """A pub/sub backend over Redis or Valkey, for PyView and any code with topics and sessions.
+class BrokerPubSub:
+    """What :class:`RedisPubSub` and :class:`PostgresPubSub` have in common."""
 
-    The broker carries ``{channel_prefix}{topic}`` with ``{"topic": ..., "message": ...}``, so that
-    instances which run the Python code of PyView's guide understand it, and are understood. There
-    is one subscription for each topic, however many sessions listen to it.
-
-    Args:
-        url: ``redis://``, ``rediss://``, ``unix:///path`` or ``memory://``.
-        channel_prefix: what a channel's name has before the topic.
-        ordering: "session": a session's handlers run one at a time, in the order of publication.
-            "concurrent": a Task for each message.
-        strict: raise trouble with the broker instead of logging it once per outage.
-        connect_timeout_seconds: for connecting and authenticating together.
-        publish_timeout_seconds: for the broker's answer to a broadcast.
-        subscribe_timeout_seconds: how long ``subscribe_topic`` waits for the broker.
-        max_message_bytes: a larger payload is refused with ValueError.
-        max_queued_messages: how many messages may wait for a session whose handler does not
-            return; past that its oldest ones are dropped and counted.
-        max_queued_bytes: the same in bytes.
-        on_drop: called on the event loop with a session id, a count of messages, and a reason.
-        on_state_change: called on the event loop that called ``start()`` with the old state, the
-            new one and what is wrong, or None; for the states see ``health()``.
-
-    Raises:
-        fanwire.ConfigError: an option makes no sense. A URL that makes none is raised by
-            ``start()``, ``subscribe_topic()`` and ``broadcast()``.
-    """
-
-    def __init__(
-        self,
-        url: str = "redis://localhost:6379",
-        channel_prefix: str = "pyview:",
-        *,
-        ordering: Literal["session", "concurrent"] = "session",
-        strict: bool = False,
-        connect_timeout_seconds: float = 2.0,
-        publish_timeout_seconds: float = 2.0,
-        subscribe_timeout_seconds: float = 2.0,
-        max_message_bytes: int = 1_048_576,
-        max_queued_messages: int = 1024,
-        max_queued_bytes: int = 4_194_304,
-        on_drop: Callable[[str, int, str], object] | None = None,
-        on_state_change: Callable[[str, str, str | None], object] | None = None,
-    ) -> None: ...
     @property
     def url(self) -> str:
         """The broker's URL, its secrets masked."""
@@ -650,6 +615,99 @@ class RedisPubSub:
         """
     def stats(self) -> dict[str, Any]:
         """Return counters, gauges and histograms by name."""
+
+class RedisPubSub(BrokerPubSub):
+    """A pub/sub backend over Redis or Valkey, for PyView and any code with topics and sessions.
+
+    The broker carries ``{channel_prefix}{topic}`` with ``{"topic": ..., "message": ...}``, so that
+    instances which run the Python code of PyView's guide understand it, and are understood. There
+    is one subscription for each topic, however many sessions listen to it.
+
+    Args:
+        url: ``redis://``, ``rediss://``, ``unix:///path`` or ``memory://``.
+        channel_prefix: what a channel's name has before the topic.
+        ordering: "session": a session's handlers run one at a time, in the order of publication.
+            "concurrent": a Task for each message.
+        strict: raise trouble with the broker instead of logging it once per outage.
+        connect_timeout_seconds: for connecting and authenticating together.
+        publish_timeout_seconds: for the broker's answer to a broadcast.
+        subscribe_timeout_seconds: how long ``subscribe_topic`` waits for the broker.
+        max_message_bytes: a larger payload is refused with ValueError.
+        max_queued_messages: how many messages may wait for a session whose handler does not
+            return; past that its oldest ones are dropped and counted.
+        max_queued_bytes: the same in bytes.
+        on_drop: called on the event loop with a session id, a count of messages, and a reason.
+        on_state_change: called on the event loop that called ``start()`` with the old state, the
+            new one and what is wrong, or None; for the states see ``health()``.
+
+    Raises:
+        fanwire.ConfigError: an option makes no sense. A URL that makes none is raised by
+            ``start()``, ``subscribe_topic()`` and ``broadcast()``.
+    """
+
+    def __init__(
+        self,
+        url: str = "redis://localhost:6379",
+        channel_prefix: str = "pyview:",
+        *,
+        ordering: Literal["session", "concurrent"] = "session",
+        strict: bool = False,
+        connect_timeout_seconds: float = 2.0,
+        publish_timeout_seconds: float = 2.0,
+        subscribe_timeout_seconds: float = 2.0,
+        max_message_bytes: int = 1_048_576,
+        max_queued_messages: int = 1024,
+        max_queued_bytes: int = 4_194_304,
+        on_drop: Callable[[str, int, str], object] | None = None,
+        on_state_change: Callable[[str, str, str | None], object] | None = None,
+    ) -> None: ...
+
+class PostgresPubSub(BrokerPubSub):
+    """A pub/sub backend over PostgreSQL, for PyView and any code with topics and sessions.
+
+    A message is notified (``pg_notify``) on ``{channel_prefix}{topic}`` as its JSON, so that
+    instances which run the Python code of PyView's guide understand it, and are understood. Longer
+    messages and topics than PostgreSQL takes are carried too, for those who run this.
+
+    Args:
+        dsn: ``postgresql://[user[:password]@][host][:port][/database][?parameters]``; what it does
+            not say is taken from the environment, as libpq does. Or ``memory://``.
+        channel_prefix: what a channel's name has before the topic.
+        ordering: "session": a session's handlers run one at a time, in the order of publication.
+            "concurrent": a Task for each message.
+        strict: raise trouble with the broker instead of logging it once per outage.
+        connect_timeout_seconds: for connecting and authenticating together.
+        publish_timeout_seconds: for the broker's answer to a broadcast.
+        subscribe_timeout_seconds: how long ``subscribe_topic`` waits for the broker.
+        max_message_bytes: a larger payload is refused with ValueError.
+        max_queued_messages: how many messages may wait for a session whose handler does not
+            return; past that its oldest ones are dropped and counted.
+        max_queued_bytes: the same in bytes.
+        on_drop: called on the event loop with a session id, a count of messages, and a reason.
+        on_state_change: called on the event loop that called ``start()`` with the old state, the
+            new one and what is wrong, or None; for the states see ``health()``.
+
+    Raises:
+        fanwire.ConfigError: an option makes no sense. A URL that makes none is raised by
+            ``start()``, ``subscribe_topic()`` and ``broadcast()``.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        channel_prefix: str = "pyview_",
+        *,
+        ordering: Literal["session", "concurrent"] = "session",
+        strict: bool = False,
+        connect_timeout_seconds: float = 2.0,
+        publish_timeout_seconds: float = 2.0,
+        subscribe_timeout_seconds: float = 2.0,
+        max_message_bytes: int = 1_048_576,
+        max_queued_messages: int = 1024,
+        max_queued_bytes: int = 4_194_304,
+        on_drop: Callable[[str, int, str], object] | None = None,
+        on_state_change: Callable[[str, str, str | None], object] | None = None,
+    ) -> None: ...
 
 @disjoint_base
 class MemoryPubSub:
@@ -735,3 +793,13 @@ def get_publisher() -> UploadProgressPublisher:
     Raises:
         RuntimeError: ``init_publisher()`` has not been called.
     """
+
+def migrate(dsn: str, *, timeout_seconds: float = 30.0) -> tuple[str, int | None, int]:
+    """Make fanwire's tables and functions in a database, or bring them up to date.
+
+    Returns:
+        The schema they are in, the version that was there before or None, and the version now.
+    """
+
+def schema_sql() -> str:
+    """The SQL that makes fanwire's tables and functions."""

@@ -13,7 +13,9 @@
 //! Neither reconnects, retries or logs: `publish.rs` and `supervise.rs` do, for all brokers alike.
 
 pub mod memory;
+pub mod postgres;
 pub mod redis;
+mod tls;
 
 use std::time::Duration;
 
@@ -44,6 +46,8 @@ pub enum Link {
     Memory(memory::Link),
     /// Redis.
     Redis(Box<redis::Link>),
+    /// PostgreSQL.
+    Postgres(Box<postgres::Link>),
 }
 
 impl Link {
@@ -56,6 +60,12 @@ impl Link {
                     within(limits.connect_timeout, url, redis::Link::connect(info, url, limits));
                 link.await.map(|link| Self::Redis(Box::new(link)))
             }
+            Target::Postgres(dsn) => {
+                // Boxed because it is large, and the others are not.
+                let link = Box::pin(postgres::Link::connect(dsn, url, limits));
+                let link = within(limits.connect_timeout, url, link);
+                link.await.map(|link| Self::Postgres(Box::new(link)))
+            }
         }
     }
 
@@ -64,6 +74,7 @@ impl Link {
         match self {
             Self::Memory(link) => Ok(link.publish(batch).await),
             Self::Redis(link) => link.publish(batch).await,
+            Self::Postgres(link) => link.publish(batch).await,
         }
     }
 
@@ -73,6 +84,7 @@ impl Link {
         match self {
             Self::Memory(_) => Ok(memory::read(asks)),
             Self::Redis(link) => link.read(asks).await,
+            Self::Postgres(link) => link.read(asks).await,
         }
     }
 
@@ -81,6 +93,7 @@ impl Link {
         match self {
             Self::Memory(_) => false,
             Self::Redis(link) => link.is_lost(),
+            Self::Postgres(link) => link.is_lost(),
         }
     }
 }
@@ -102,6 +115,8 @@ pub enum Heard<'a> {
     Unclear(&'a [Box<str>]),
     /// The broker does not let us subscribe to a channel.
     Refused(&'a str, Error),
+    /// Something came on a channel that is no message, and why.
+    Malformed(&'a [u8], &'static str),
 }
 
 /// Takes what was heard, in order.
@@ -113,6 +128,8 @@ pub enum Listening {
     Memory(memory::Listening),
     /// Redis.
     Redis(Box<redis::Listening>),
+    /// PostgreSQL.
+    Postgres(Box<postgres::Listening>),
 }
 
 impl Listening {
@@ -133,6 +150,11 @@ impl Listening {
                 );
                 listening.await.map(|listening| Self::Redis(Box::new(listening)))
             }
+            Target::Postgres(dsn) => {
+                let listening = Box::pin(postgres::Listening::connect(dsn, url, limits, patterns));
+                let listening = within(limits.connect_timeout, url, listening);
+                listening.await.map(|listening| Self::Postgres(Box::new(listening)))
+            }
         }
     }
 
@@ -141,6 +163,7 @@ impl Listening {
         match self {
             Self::Memory(listening) => listening.ask(changes),
             Self::Redis(listening) => listening.ask(changes),
+            Self::Postgres(listening) => listening.ask(changes),
         }
     }
 
@@ -149,6 +172,7 @@ impl Listening {
         match self {
             Self::Memory(listening) => listening.next(ear).await,
             Self::Redis(listening) => listening.next(ear).await,
+            Self::Postgres(listening) => listening.next(ear).await,
         }
     }
 }

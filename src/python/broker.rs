@@ -19,13 +19,17 @@ use super::states::{self, Watcher};
 use super::topics::{self, SessionOptions};
 use crate::client::Client;
 use crate::coalesce::Coalescer;
-use crate::config::{BrokerUrl, Limits, OutageLimits, mask};
+use crate::config::{BrokerUrl, Limits, OutageLimits, Target, mask};
 use crate::error::Error;
 use crate::history::Settings;
 use crate::message::Outgoing;
 use crate::post::Reply;
 use crate::supervise::Uploads;
 use crate::wishes::Wishes;
+
+/// What a topic's channel begins with, where nobody says it: as in PyView's guide.
+const PREFIX: &str = "pyview:";
+const POSTGRES_PREFIX: &str = "pyview_";
 
 /// A broker that is connected to when it is needed.
 pub struct Broker {
@@ -37,10 +41,38 @@ pub struct Broker {
     watcher: Option<Arc<Watcher>>,
 }
 
+/// Which brokers an object is for, besides the one inside this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    Any,
+    Redis,
+    Postgres,
+}
+
+impl Takes {
+    fn check(self, url: BrokerUrl) -> Result<BrokerUrl, Error> {
+        let other = match (self, &url.target) {
+            (Self::Any, _)
+            | (_, Target::Memory)
+            | (Self::Redis, Target::Redis(_))
+            | (Self::Postgres, Target::Postgres(_)) => return Ok(url),
+            (Self::Redis, Target::Postgres(_)) => ("RedisPubSub", "PostgresPubSub"),
+            (Self::Postgres, Target::Redis(_)) => ("PostgresPubSub", "RedisPubSub"),
+        };
+        let (this, other) = other;
+        // What they write, and on which channels, differs.
+        let text = format!("{:?} is no URL for fanwire.{this}; use fanwire.{other}", url.shown);
+        Err(Error::Config(text))
+    }
+}
+
 /// What a constructor says about the broker.
 pub struct BrokerOptions<'a> {
     pub url: &'a str,
-    pub channel_prefix: &'a str,
+    /// Whose URL it may be.
+    pub takes: Takes,
+    /// None for the one that goes with the broker.
+    pub channel_prefix: Option<&'a str>,
     pub strict: bool,
     pub connect_timeout_seconds: f64,
     pub publish_timeout_seconds: f64,
@@ -80,9 +112,14 @@ impl BrokerOptions<'_> {
         };
         let (journal, shown_url) = (Arc::default(), mask(self.url));
         let wishes = Wishes::new(Arc::clone(&journal), shown_url.clone());
-        let sessions = sessions.make(py, Some((self.channel_prefix, wishes)))?;
+        let url = BrokerUrl::parse(self.url).and_then(|url| self.takes.check(url));
+        let prefix = self.channel_prefix.unwrap_or(match &url {
+            Ok(BrokerUrl { target: Target::Postgres(_), .. }) => POSTGRES_PREFIX,
+            _ => PREFIX,
+        });
+        let sessions = sessions.make(py, Some((prefix, wishes)))?;
         let coalescer = Arc::new(self.coalescer);
-        let client = BrokerUrl::parse(self.url).map(|url| {
+        let client = url.map(|url| {
             let topics = Arc::clone(&sessions.router);
             Arc::new(Client::new(url, limits, self.strict, topics, journal, coalescer))
         });

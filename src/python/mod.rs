@@ -16,6 +16,8 @@ mod event_publisher;
 mod ffi;
 mod logging;
 mod manager;
+mod memory_pubsub;
+mod migrate;
 mod operation;
 mod options;
 mod orjson;
@@ -53,11 +55,15 @@ mod _core {
     #[pymodule_export]
     use super::manager::{ConnectionManager, get_manager, init_manager};
     #[pymodule_export]
+    use super::memory_pubsub::MemoryPubSub;
+    #[pymodule_export]
+    use super::migrate::{migrate, schema_sql};
+    #[pymodule_export]
     use super::protocol::ClientMessage;
     #[pymodule_export]
     use super::publisher::UploadProgressPublisher;
     #[pymodule_export]
-    use super::pubsub::{MemoryPubSub, RedisPubSub};
+    use super::pubsub::{BrokerPubSub, PostgresPubSub, RedisPubSub};
     #[pymodule_export]
     use super::views::MapView;
 

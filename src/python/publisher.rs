@@ -10,7 +10,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::answer::Answer;
-use super::broker::{Broker, BrokerOptions, publish};
+use super::broker::{Broker, BrokerOptions, Takes, publish};
 use super::connections::ManagerState;
 use super::encode;
 use super::logging;
@@ -44,7 +44,7 @@ struct Inner {
 /// after a fork.
 ///
 /// Args:
-///     url: `redis://`, `rediss://`, `unix:///path`, or `memory://`. Default: the environment's
+///     url: `redis://`, `rediss://`, `unix:///path`, `postgresql://`, or `memory://`. Default: the environment's
 ///         `FANWIRE_URL`, then `REDIS_URL`, then `memory://` with a warning in the log.
 ///     manager: whose connections are served. Default: that of `get_manager()`, looked up whenever a
 ///         message arrives.
@@ -53,7 +53,9 @@ struct Inner {
 ///     publish_timeout_seconds: for the broker's answer to a publish.
 ///     max_message_bytes: a larger payload is refused with ValueError.
 ///     max_pending_messages, max_pending_bytes: how much `publish_nowait` lets wait.
-///     channel_prefix, ordering, subscribe_timeout_seconds: for topics, as for `RedisPubSub`.
+///     channel_prefix: what a channel's name has before a topic. Default: "pyview:", on PostgreSQL
+///         "pyview_".
+///     ordering, subscribe_timeout_seconds: for topics, as for `RedisPubSub`.
 ///     on_state_change: called on the event loop that called `start()`, as for `RedisPubSub`.
 ///     history: a `fanwire.History` has the broker keep what is published for uploads, and what it
 ///         keeps delivered; the same one for those who publish and those who listen.
@@ -132,7 +134,7 @@ impl UploadProgressPublisher {
         signature = (*_args, **_kwargs),
         text_signature = "(url=None, *, manager=None, strict=False, connect_timeout_seconds=2.0, \
             publish_timeout_seconds=2.0, max_message_bytes=1048576, max_pending_messages=10000, \
-            max_pending_bytes=16777216, channel_prefix='pyview:', ordering='session', \
+            max_pending_bytes=16777216, channel_prefix=None, ordering='session', \
             subscribe_timeout_seconds=2.0, on_state_change=None, history=None, outbox=..., \
             coalesce=True)"
     )]
@@ -144,7 +146,7 @@ impl UploadProgressPublisher {
     #[pyo3(signature = (
         url=None, *, manager=None, strict=false, connect_timeout_seconds=2.0, publish_timeout_seconds=2.0,
         max_message_bytes=1_048_576, max_pending_messages=10_000, max_pending_bytes=16_777_216,
-        channel_prefix="pyview:", ordering="session", subscribe_timeout_seconds=2.0,
+        channel_prefix=None, ordering="session", subscribe_timeout_seconds=2.0,
         on_state_change=None, history=None, outbox=Given::Default, coalesce=None,
     ))]
     fn __init__(
@@ -158,7 +160,7 @@ impl UploadProgressPublisher {
         max_message_bytes: usize,
         max_pending_messages: usize,
         max_pending_bytes: usize,
-        channel_prefix: &str,
+        channel_prefix: Option<&str>,
         ordering: &str,
         subscribe_timeout_seconds: f64,
         on_state_change: Option<Py<PyAny>>,
@@ -170,6 +172,7 @@ impl UploadProgressPublisher {
         let recorder = options::history(py, history)?;
         let broker = BrokerOptions {
             url: &url,
+            takes: Takes::Any,
             channel_prefix,
             strict,
             connect_timeout_seconds,

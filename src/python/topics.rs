@@ -126,9 +126,14 @@ pub fn broadcast(
     let Some(channels) = state.router.channels() else {
         return Err(PyValueError::new_err("this object has no broker"));
     };
-    let payload = encode::to_envelope(topic, message, except)?;
-    within(payload.len(), client.limits().max_message_bytes)?;
-    let outgoing = Outgoing::new(channels.of(topic), payload.into());
+    let channel = channels.of(topic);
+    let outgoing = if client.wraps_topics() {
+        Outgoing::new(channel, encode::to_envelope(topic, message, except)?.into())
+    } else {
+        let payload = encode::to_value(message)?.into_bytes().into();
+        Outgoing { except: except.map(Into::into), ..Outgoing::new(channel, payload) }
+    };
+    within(outgoing.payload.len(), client.limits().max_message_bytes)?;
     Ok(publishing("broadcast", client, outgoing))
 }
 

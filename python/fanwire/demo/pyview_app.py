@@ -23,7 +23,7 @@ from pyview.template import (
 from pyview.vendor.ibis import Template
 from starlette.staticfiles import StaticFiles
 
-from fanwire import MemoryPubSub, RedisPubSub
+from fanwire import MemoryPubSub, PostgresPubSub, RedisPubSub
 from fanwire.pyview import attach
 from fanwire.types import PubSubProvider
 
@@ -79,9 +79,11 @@ def make_counter(tally: Tally, ports: tuple[int, ...]) -> type[LiveView[Context]
 
 def create_app(settings: Settings) -> PyView:
     tally = Tally(settings.port)
-    pubsub: MemoryPubSub | RedisPubSub
+    pubsub: MemoryPubSub | PostgresPubSub | RedisPubSub
     if settings.broker_url.startswith("memory:"):
         pubsub = MemoryPubSub(json=True)
+    elif settings.broker_url.startswith("postgres"):
+        pubsub = PostgresPubSub(settings.broker_url)
     else:
         pubsub = RedisPubSub(settings.broker_url)
 

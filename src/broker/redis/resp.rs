@@ -125,7 +125,7 @@ impl<'a> Reader<'a> {
     fn message(&mut self) -> Partial<Inbound<'a>> {
         let channel = complete!(self.bulk_value());
         let payload = complete!(self.bulk_value());
-        Ok(Some(Inbound { channel, payload }))
+        Ok(Some(Inbound::new(channel, payload)))
     }
 
     fn bulk_value(&mut self) -> Partial<&'a [u8]> {
@@ -261,9 +261,9 @@ mod tests {
     fn messages_are_read_in_both_protocols() {
         let resp2 = b"*4\r\n$8\r\npmessage\r\n$8\r\nupload:*\r\n$8\r\nupload:1\r\n$2\r\n{}\r\n";
         let resp3 = b">3\r\n$7\r\nmessage\r\n$6\r\nuser:1\r\n$0\r\n\r\n";
-        let matching = Event::Matching(Inbound { channel: b"upload:1", payload: b"{}" });
+        let matching = Event::Matching(Inbound::new(b"upload:1", b"{}"));
         assert_eq!(read(resp2).unwrap(), Some((matching, resp2.len())));
-        let named = Event::Named(Inbound { channel: b"user:1", payload: b"" });
+        let named = Event::Named(Inbound::new(b"user:1", b""));
         assert_eq!(read(resp3).unwrap(), Some((named, resp3.len())));
     }
 

@@ -1,0 +1,83 @@
+"""PgBouncer between fanwire and PostgreSQL: who publishes may be behind it, who listens may not."""
+
+import asyncio
+import json
+from typing import Literal
+
+import pytest
+
+import fanwire
+from tests.conftest import PgBouncerFactory, PublisherFactory, Watcher, WatcherFactory
+from tests.deadlines import bounded, until
+from tests.postgres_server import PostgresServer
+from tests.pubsub import Recorder
+
+
+def numbers(watcher: Watcher) -> list[int]:
+    """Of the messages; who watches before the listener is up is told first where it stands."""
+    messages = [json.loads(text) for text in watcher.connection.texts]
+    return [message["n"] for message in messages if "n" in message]
+
+
+@pytest.mark.parametrize("pool_size", [1, 20])
+@pytest.mark.parametrize("mode", ["transaction", "statement"])
+async def test_a_listener_behind_a_pool_is_told(
+    postgres_server: PostgresServer,
+    make_pgbouncer: PgBouncerFactory,
+    mode: Literal["transaction", "statement"],
+    pool_size: int,
+) -> None:
+    pool = make_pgbouncer(postgres_server, mode=mode, pool_size=pool_size)
+    pubsub = fanwire.PostgresPubSub(pool.url)
+    with pytest.raises(fanwire.BrokerError, match="LISTEN needs a session of its own"):
+        await bounded(pubsub.start())
+    await pubsub.stop()
+
+
+async def test_a_pool_that_lends_whole_sessions_is_as_good_as_none(
+    postgres_server: PostgresServer,
+    make_pgbouncer: PgBouncerFactory,
+    make_watcher: WatcherFactory,
+) -> None:
+    pool = make_pgbouncer(postgres_server, mode="session")
+    watcher = await make_watcher(pool.url, strict=True, history=fanwire.History())
+    await watcher.publisher.publish_progress(watcher.upload_id, {"n": 1})
+    await until(lambda: numbers(watcher) == [1], "the message, behind the state there was")
+
+
+@pytest.mark.parametrize("mode", ["transaction", "statement"])
+async def test_publishing_through_a_pool(
+    postgres_server: PostgresServer,
+    make_pgbouncer: PgBouncerFactory,
+    make_watcher: WatcherFactory,
+    make_publisher: PublisherFactory,
+    mode: Literal["transaction", "statement"],
+) -> None:
+    """With a history too, which a pool in statement mode lets be made and used as well."""
+    pool = make_pgbouncer(postgres_server, mode=mode, pool_size=2)
+    watcher = await make_watcher(postgres_server.url, strict=True, history=fanwire.History())
+    recorder = Recorder()
+    await watcher.publisher.subscribe_topic("session", "topic", recorder)
+    publishers = [
+        make_publisher(pool.url, strict=True, history=fanwire.History(), manager=watcher.manager)
+        for _ in range(4)
+    ]
+    await asyncio.gather(
+        *(
+            publisher.publish_progress(watcher.upload_id, {"action": "said", "n": n, "by": by})
+            for n in range(20)
+            for by, publisher in enumerate(publishers)
+        )
+    )
+    await asyncio.gather(*(publisher.broadcast("topic", 1) for publisher in publishers))
+    await until(lambda: len(numbers(watcher)) == 80, "all of them")
+    assert sorted(numbers(watcher)) == sorted(list(range(20)) * 4)
+    assert await recorder.received(4) == [1] * 4
+
+
+async def test_a_probe_does_not_stay_in_a_transaction(postgres_server: PostgresServer) -> None:
+    """The second connection, by which a pool is found out, is gone when the listener is up."""
+    pubsub = fanwire.PostgresPubSub(postgres_server.url, strict=True)
+    await pubsub.start()
+    await until(lambda: len(postgres_server.backends()) == 1, "only the listener is left")
+    await pubsub.stop()

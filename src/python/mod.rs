@@ -19,6 +19,7 @@ mod manager;
 mod operation;
 mod options;
 mod orjson;
+mod path;
 mod protocol;
 mod publisher;
 mod pubsub;

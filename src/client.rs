@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -12,6 +12,7 @@ use crate::backlog::Keeping;
 use crate::coalesce::Coalescer;
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
+use crate::flush::Flush;
 use crate::health::{Health, State};
 use crate::journal::{Journal, Level};
 use crate::message::Outgoing;
@@ -319,7 +320,7 @@ impl Client {
         let (tell, told) = sync_channel(1);
         if outbox.is_past(count) {
             let _there_is_room = tell.try_send(true);
-            return Ok(Flush { told });
+            return Ok(Flush::new(told, None));
         }
         let stats = Arc::clone(&self.stats);
         let lost = move |outbox: &Outbox| {
@@ -333,7 +334,7 @@ impl Client {
             let _told_or_gone = tell.try_send(past && lost(&outbox) == before);
         };
         drop(runtime::spawn(ask)?); // it ends by itself
-        Ok(Flush { told })
+        Ok(Flush::new(told, None))
     }
 
     fn outbox(&self) -> Result<Arc<Outbox>, Error> {
@@ -360,23 +361,6 @@ impl Client {
             std::mem::forget(std::mem::replace(&mut *process, fresh));
         }
         process
-    }
-}
-
-/// Somebody's waiting for what is published.
-#[derive(Debug)]
-pub struct Flush {
-    told: Receiver<bool>,
-}
-
-impl Flush {
-    /// Waits; None where the time is up first. Otherwise whether the broker has taken it all.
-    pub fn wait(&mut self, limit: Duration) -> Option<bool> {
-        match self.told.recv_timeout(limit) {
-            Ok(whole) => Some(whole),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(false),
-        }
     }
 }
 

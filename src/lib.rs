@@ -21,6 +21,7 @@
 //!   |-- wishes      which channels are wanted by name, and which are confirmed
 //!   |-- coalesce, pointer   which message may take the place of an older one
 //!   |-- lanes, lane, queue   a bounded queue for each subscriber; which are ready, for each loop
+//! flush         a thread waits for what it has published
 //! events/       log lines and events of a daemon, queued and sent by a thread of their own
 //! protocol      what a browser may say
 //! post, mailbox what crosses from an I/O thread to an event loop, and the flag that wakes it
@@ -40,6 +41,7 @@ pub mod coalesce;
 pub mod config;
 pub mod error;
 pub mod events;
+pub mod flush;
 pub mod health;
 pub mod history;
 pub(crate) mod index_set;

@@ -1,10 +1,10 @@
 //! What a publisher and its task share: the queue, what is under way, and who waits for it.
 
 use std::sync::atomic::AtomicI32;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::task::AbortHandle;
@@ -14,6 +14,7 @@ use super::queue::{Counts, Queue};
 use super::report::Missing;
 use super::sending;
 use crate::config::Limits;
+use crate::flush::Flush;
 use crate::journal::{Journal, Level};
 use crate::runtime;
 use crate::stats::EventStats;
@@ -168,7 +169,7 @@ impl Core {
         if let Some(sleeper) = sleeper {
             sleeper.wake();
         }
-        Flush { told, _waits: waits }
+        Flush::new(told, Some(waits))
     }
 
     pub(super) fn close(&self) {
@@ -211,23 +212,5 @@ impl Core {
         inner.lost += unclear;
         self.stats.unclear.add(unclear);
         inner.answer();
-    }
-}
-
-/// Somebody's waiting for a publisher.
-#[derive(Debug)]
-pub struct Flush {
-    told: Receiver<bool>,
-    _waits: Arc<()>,
-}
-
-impl Flush {
-    /// Waits; None where the time is up first. Otherwise whether nothing was lost since the waiting began.
-    pub fn wait(&mut self, limit: Duration) -> Option<bool> {
-        match self.told.recv_timeout(limit) {
-            Ok(whole) => Some(whole),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(false),
-        }
     }
 }

@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-pub use self::core::Flush;
 use self::core::{Core, Inner};
 use self::queue::Kind;
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
+pub use crate::flush::Flush;
 use crate::journal::{Journal, Level};
 use crate::stats::EventStats;
 

@@ -25,7 +25,7 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 # In CI the lock file is the truth; a developer's build may bring it up to date.
 LOCKED := $(if $(CI),--locked)
 
-RUST_FILES := Cargo.toml $(wildcard Cargo.lock) $(shell find src -name '*.rs')
+RUST_FILES := Cargo.toml $(wildcard Cargo.lock) $(shell find src -type f)
 CARGO_TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
 # Arguments for the commands behind `demo`, `pytest` and `bench`.

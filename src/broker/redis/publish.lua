@@ -82,6 +82,17 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
     end
   end
 
+  -- Before anything that a retry is measured by: what was refused has not been.
+  local receivers = try('PUBLISH', channel, payload)
+  if type(receivers) == 'table' then
+    -- Its offset is used up: whoever watches is told of the hole by the next message.
+    call('HSET', meta, 'e', epoch, 'o', at)
+    call('XDEL', log, at)
+    call('PEXPIRE', meta, ttl + slack)
+    call('PEXPIRE', log, ttl + slack)
+    return receivers
+  end
+
   -- The first one of each span of time sets the expiry, so late that it does for all of the span.
   if due then
     call('HSET', meta, 'e', epoch, 'o', at, source, number)
@@ -100,12 +111,6 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
   if due then
     call('PEXPIRE', meta, ttl + slack)
     call('PEXPIRE', log, ttl + slack)
-  end
-  local receivers = try('PUBLISH', channel, payload)
-  if type(receivers) == 'table' then
-    -- Its offset is used up: whoever watches is told of the hole by the next message.
-    try('XDEL', log, at)
-    return receivers
   end
   return '0 ' .. receivers .. ' ' .. at .. ' ' .. epoch
 end

@@ -217,7 +217,8 @@ impl Client {
             return;
         }
         let (stats, topics) = (Arc::clone(&self.stats), Arc::clone(&self.topics));
-        let health = Arc::clone(&self.health);
+        let (health, journal) = (Arc::clone(&self.health), Arc::clone(&self.journal));
+        let url = self.url.shown.clone();
         if let Some(listener) = &listener {
             listener.task.abort();
         }
@@ -226,6 +227,7 @@ impl Client {
             if let Some(listener) = listener {
                 drop(listener.task.await); // ended or aborted, both are what was asked for
                 let _gate = runtime::gate();
+                journal.add(Level::Info, format!("{url}: not receiving any more, it was stopped"));
                 if health.enter(State::Stopped, None) {
                     listener.home.post(Post::Changed(health));
                 }
@@ -252,8 +254,13 @@ impl Client {
                 drop(publishing.await);
                 stats.publish_failed.add(unsent as u64);
                 drop(given_up); // answers whoever waits
+                if unsent > 0 {
+                    let text = format!("{url}: stopped, {unsent} messages that waited are lost");
+                    journal.add(Level::Error, text);
+                }
             }
             let _gate = runtime::gate();
+            reply.mailbox().post(Post::Journal(journal));
             reply.complete(Ok(()));
         });
         drop(stopping); // it runs on by itself; an error has answered the reply already

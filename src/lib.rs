@@ -6,18 +6,23 @@
 //! python/       PyO3 classes and the bridge to the event loop: the only place that knows Python
 //!   |
 //! client        a publisher and a listener of one broker, across event loops and forks
-//!   |-- supervise   the listener's task: connect, read, route, reconnect
+//!   |-- supervise   the listener's task: connect, read, route, reconnect; probe: is it deaf
+//!   |-- reading     the listener's second connection: what recovery wants read of the past
 //!   |-- publish     the publisher's task: outbox -> broker -> replies
 //!   |-- outbox      what waits to be published; backlog: what waits for the broker to come back
 //!   |-- recording   what is recorded of an upload
 //!   |-- broker/     one contract; memory/{mod,history},
 //!   |               redis/{connect,link,history,listening,resp}
-//! router        who is a message for, and into their lanes; sessions: the same for topics
+//! router        who is a message for, and into their lanes; sessions: the same for topics;
+//!   |           pumping: what event loops take out of them; recovering: positions and gaps
+//!   |-- recovery/   which lane has what of an upload; history: positions, and what is kept
 //!   |-- registry    who is connected, who watches what
 //!   |-- topics      which session listens to which topic
 //!   |-- wishes      which channels are wanted by name, and which are confirmed
 //!   |-- coalesce, pointer   which message may take the place of an older one
 //!   |-- lanes, lane, queue   a bounded queue for each subscriber; which are ready, for each loop
+//! events/       log lines and events of a daemon, queued and sent by a thread of their own
+//! protocol      what a browser may say
 //! post, mailbox what crosses from an I/O thread to an event loop, and the flag that wakes it
 //! runtime       the I/O thread of this process, and forks
 //! channel, config, error, health, journal, message, stats; name, index_set, chunks: small in memory
@@ -50,6 +55,7 @@ pub mod post;
 pub mod probe;
 pub mod protocol;
 pub mod publish;
+mod pumping;
 mod queue;
 pub mod reading;
 pub mod recording;

@@ -2,15 +2,18 @@
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use foldhash::fast::FixedState;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::coalesce::Class;
+use crate::history::Position;
 
 /// A message that somebody here is to get. One allocation, shared by every lane it waits in.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub struct Message {
     pub received: Instant,
     /// What it is, for coalescing.
     pub class: Class,
+    /// Where it stands in the history of its upload; None if it is not recorded.
+    pub mark: Option<Mark>,
     /// An object of the binding that travels inside this process in place of the text.
     pub object: Option<Object>,
 }
@@ -40,13 +45,41 @@ pub type Payload = Arc<Message>;
 impl Message {
     /// A message that arrives now.
     pub fn new(text: impl Into<Box<str>>, class: Class) -> Payload {
-        Arc::new(Self { text: text.into(), received: Instant::now(), class, object: None })
+        Self::recorded(text, class, None)
+    }
+
+    /// A message that arrives now and stands in a history.
+    pub fn recorded(text: impl Into<Box<str>>, class: Class, mark: Option<Mark>) -> Payload {
+        Arc::new(Self { text: text.into(), received: Instant::now(), class, mark, object: None })
     }
 
     /// An object for sessions of this process.
     pub fn of(object: Object) -> Payload {
         let (text, class) = ("".into(), Class::default());
-        Arc::new(Self { text, received: Instant::now(), class, object: Some(object) })
+        let (received, mark) = (Instant::now(), None);
+        Arc::new(Self { text, received, class, mark, object: Some(object) })
+    }
+}
+
+/// Where a recorded message stands, and what tells it from another one there: a history that went back
+/// gives its offsets again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Where it stands.
+    pub position: Position,
+    /// A hash of the text.
+    pub print: u64,
+}
+
+impl Mark {
+    /// That of a payload which carries its position.
+    pub fn of(text: &str) -> Option<Self> {
+        Position::of(text.as_bytes()).map(|position| Self::new(position, text))
+    }
+
+    /// That of a text at a position.
+    pub fn new(position: Position, text: &str) -> Self {
+        Self { position, print: FixedState::with_seed(0).hash_one(text.as_bytes()) }
     }
 }
 
@@ -153,7 +186,7 @@ pub struct Record {
     /// What the broker knows a message by that is sent again because nobody knows whether it came:
     /// who publishes, and its number there. Given when it is sent.
     pub source: u64,
-    /// Of one source and upload the numbers grow.
+    /// Of one source and upload the numbers grow. Microseconds since the source began.
     pub number: u64,
     /// Whether nobody knows if it came under this number, so that it must be sent again under it.
     pub unclear: bool,

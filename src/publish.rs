@@ -6,6 +6,7 @@
 //! A connection that broke while idle is noticed and replaced before the next batch, so a broker that
 //! was restarted in between costs nothing.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +67,7 @@ async fn run(job: &Job) {
         link: None,
         source: runtime::random().get(),
         sent: 0,
+        began: Instant::now(),
         attempt: 0,
         rest_until: None,
         voice: Voice::default(),
@@ -115,8 +117,9 @@ struct Sender {
     link: Option<Link>,
     /// Who publishes, for the broker.
     source: u64,
-    /// Recorded messages so far.
+    /// The number of the last recorded message: microseconds since `began`, or one more than before.
     sent: u64,
+    began: Instant,
     /// Attempts in a row that have failed.
     attempt: u32,
     rest_until: Option<(Instant, Error)>,
@@ -181,16 +184,23 @@ impl Sender {
                 }
             };
             let mut again = Vec::new();
+            // Uploads of which something waits, so that nothing of theirs is sent before it.
+            let mut waits: HashMap<Box<str>, Error> = HashMap::new();
             for (at, verdict) in open.iter().zip(verdicts) {
+                let upload = outgoing[*at].record.as_ref().map(|record| &record.upload);
                 fates[*at] = match verdict {
                     Verdict::Taken(receipt) => Some(Fate::Done(receipt)),
                     Verdict::Refused(error @ Error::Unreachable { .. }) => {
+                        waits.extend(upload.map(|upload| (upload.clone(), error.clone())));
                         Some(Fate::NotSent(error))
                     }
                     Verdict::Refused(error) => Some(Fate::Failed(error)),
-                    Verdict::Again => {
-                        again.push(*at);
-                        None
+                    Verdict::Again | Verdict::Behind => {
+                        let error = upload.and_then(|upload| waits.get(upload));
+                        if error.is_none() {
+                            again.push(*at);
+                        }
+                        error.cloned().map(Fate::NotSent)
                     }
                 };
             }
@@ -211,11 +221,12 @@ impl Sender {
     /// Gives recorded messages their numbers, in the order in which they are sent. One that the broker
     /// has certainly not taken gets a new one each time, for others have been taken since.
     fn number(&mut self, outgoing: &mut [Outgoing], open: &[usize]) {
+        let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or_default();
         for at in open {
             if let Some(record) = &mut outgoing[*at].record
                 && !record.unclear
             {
-                self.sent += 1;
+                self.sent = now.max(self.sent + 1);
                 (record.source, record.number) = (self.source, self.sent);
             }
         }

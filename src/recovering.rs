@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use smallvec::SmallVec;
 
 use crate::channel::Address;
-use crate::history::{Ask, Past, Position, Settings, resync};
+use crate::history::{Ask, Past, Settings, resync};
 use crate::lane::{Entry, LaneId};
-use crate::message::{Message, Payload};
+use crate::message::{Mark, Message, Payload};
 use crate::post::LoopMailbox;
 use crate::recovery::{Found, TrackId, Turn, Want};
 use crate::router::{Inner, Router};
@@ -175,8 +175,7 @@ impl Router {
     ) {
         let Some(upload) = inner.registry.upload(upload_id) else { return };
         let mut due = inner.place_all(upload);
-        let position = Position::of(payload.text.as_bytes());
-        let arrival = inner.recovery.arrive(upload, position, payload);
+        let arrival = inner.recovery.arrive(upload, payload);
         self.stats.duplicates.add(u64::from(arrival.turn == Turn::Never));
         self.stats.gaps.add(u64::from(arrival.gap));
         due |= arrival.due;
@@ -210,7 +209,8 @@ impl Router {
     fn message(&self, upload_id: &str, text: Box<str>) -> Payload {
         let address = Address::Upload(upload_id.as_bytes());
         let (class, _) = self.policy.coalescer.classify(address, &text);
-        Message::new(text, class)
+        let mark = Mark::of(&text);
+        Message::recorded(text, class, mark)
     }
 
     fn prepare(&self, upload_id: &str, past: Past) -> Found {

@@ -157,6 +157,7 @@ async fn listen(job: &Job) {
     let mut voice = Voice { job, told_down: None, named: Vec::new(), attempt: 0 };
     let patterns = job.uploads.patterns();
     voice.enter(State::Connecting, None);
+    job.tell(Level::Info, format!("{}: connecting", job.url.shown));
     voice.recover();
     loop {
         let error = match Listening::connect(&job.url, &job.limits, patterns).await {

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +16,11 @@ from tests.pgbouncer import PgBouncer
 from tests.postgres_server import PostgresServer, Template
 from tests.redis_server import RedisServer
 from tests.wire import Wire
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext
+
+    from tests.browser import NewPerson
 
 # How long an example takes says nothing on a busy machine.
 settings.register_profile(
@@ -190,3 +195,31 @@ def wire() -> Iterator[Wire]:
     wire = Wire()
     yield wire
     wire.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415, some interpreters lack it
+
+    from tests.browser import ARGUMENTS, CHROMIUM  # noqa: PLC0415
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def new_person(browser: "Browser") -> Iterator["NewPerson"]:
+    """A browser profile of its own: another person, as far as the page knows."""
+    from tests.browser import DEADLINE_MILLISECONDS  # noqa: PLC0415
+
+    with ExitStack() as stack:
+
+        def make(width: int = 1000) -> "BrowserContext":
+            context = browser.new_context(viewport={"width": width, "height": 800})
+            stack.callback(context.close)
+            context.set_default_timeout(DEADLINE_MILLISECONDS)
+            return context
+
+        yield make

@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 use fanwire::coalesce::Class;
 use fanwire::history::{Epoch, Position};
 use fanwire::lane::LaneId;
-use fanwire::message::{Message, Payload};
+use fanwire::message::{Mark, Message, Payload};
 use fanwire::recovery::{Found, Recovery, TrackId, Turn, Want};
 use proptest::prelude::*;
 
@@ -110,7 +110,9 @@ impl Server {
 }
 
 fn payload(at: Position, start: usize) -> Payload {
-    Message::new(format!("{} {} {start}", at.epoch, at.offset), Class::default())
+    let text = format!("{} {} {start}", at.epoch, at.offset);
+    let mark = Some(Mark::new(at, &text));
+    Message::recorded(text, Class::default(), mark)
 }
 
 fn read_back(text: &str) -> (Position, usize) {
@@ -198,7 +200,7 @@ impl World {
                         continue; // the router drops it
                     }
                     let payload = payload(position, start);
-                    let arrival = self.recovery.arrive(UPLOAD, Some(position), &payload);
+                    let arrival = self.recovery.arrive(UPLOAD, &payload);
                     if arrival.turn == Turn::Now {
                         for lane in self.recovery.lanes_here(UPLOAD) {
                             self.receive(lane, &payload.text);

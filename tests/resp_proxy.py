@@ -72,7 +72,7 @@ class RespProxy:
     """Listens on a port of its own.
 
     ``swallows`` says of every message to a listener whether it is lost, ``swallowed`` has those
-    that were.
+    that were. ``alters`` gets what others than listeners ask, and gives what the server gets.
     """
 
     def __init__(self, server: RedisServer) -> None:
@@ -86,6 +86,7 @@ class RespProxy:
         self.listeners = 0
         self.swallows: Callable[[Push], bool] = lambda _: False
         self.swallowed: list[Push] = []
+        self.alters: Callable[[bytes], bytes] = lambda asked: asked
 
     @property
     def url(self) -> str:
@@ -163,6 +164,8 @@ class RespProxy:
                 if not passage.is_listener and b"fanwire-listener" in chunk:
                     passage.is_listener = True
                     self.listeners += 1
+                if not passage.is_listener:
+                    chunk = self.alters(chunk)
                 passage.writers[1].write(chunk)
                 await passage.writers[1].drain()
 

@@ -3,81 +3,17 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from tests.browser import RECORD, NewPerson, needs_chromium, open_demo
 from tests.conftest import Unique
 from tests.deadlines import until_blocking
-from tests.demo import Demo, Instance, OwnInstance
+from tests.demo import Demo, OwnInstance
 from tests.redis_server import RedisServer, free_port
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-DEADLINE_MILLISECONDS = 20_000
-
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM.exists(), reason=f"needs {CHROMIUM} (Debian's package chromium)"
-)
-
-expect.set_options(timeout=DEADLINE_MILLISECONDS)
-
-# Writes down each state of the first card that the page shows to its reader.
-RECORD = """() => {
-  window.shown = [];
-  new MutationObserver(() => {
-    const card = document.querySelector(".card");
-    if (!card) return;
-    const percent = card.querySelector("[role=progressbar]").getAttribute("aria-valuenow");
-    const step = card.querySelector("[aria-current=step]");
-    window.shown.push([Number(percent), step ? step.textContent : card.classList[1]]);
-  }).observe(
-    document.getElementById("cards"), { subtree: true, childList: true, attributes: true }
-  );
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def new_person(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
-    """A browser profile of its own: another person, as far as the demo knows."""
-    contexts: list[BrowserContext] = []
-
-    def make(width: int = 1000) -> BrowserContext:
-        context = browser.new_context(viewport={"width": width, "height": 800})
-        context.set_default_timeout(DEADLINE_MILLISECONDS)
-        contexts.append(context)
-        return context
-
-    yield make
-    for context in contexts:
-        context.close()
-
-
-def open_page(person: BrowserContext, instance: Instance, query: str = "") -> Page:
-    page = person.new_page()
-    page.goto(f"{instance.url}/{query}")
-    expect(page.locator("#connection")).to_have_text("Live")
-    expect(page.locator("#instance")).to_have_text(f":{instance.port}")
-    return page
+pytestmark = needs_chromium
 
 
 def drop(page: Page, file: Path) -> None:
@@ -106,7 +42,7 @@ def slow_down(page: Page, bytes_per_second: int) -> None:
 
 
 def test_a_file_dropped_on_one_instance_is_watched_on_the_other(
-    new_person: Callable[..., BrowserContext], redis_server: RedisServer, tmp_path: Path
+    new_person: NewPerson, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     content = random.Random(3).randbytes(2_000_000) + b"row\n" * 250_000
     file = tmp_path / "measurements.csv"
@@ -114,8 +50,8 @@ def test_a_file_dropped_on_one_instance_is_watched_on_the_other(
     with Demo("--redis", redis_server.url, instances=2) as demo:
         one, other = demo.instances
         ada = new_person()
-        uploading, following = open_page(ada, one), open_page(ada, other)
-        watching = open_page(new_person(), other)
+        uploading, following = open_demo(ada, one), open_demo(ada, other)
+        watching = open_demo(new_person(), other)
         expect(watching.locator("#broker")).to_have_text(redis_server.url)
         expect(watching.locator("#broker")).to_have_attribute("title", redis_server.url)
         slow_down(uploading, 400_000)
@@ -153,17 +89,17 @@ def check_what_was_shown(page: Page) -> None:
 
 
 def test_a_link_watches_and_a_cancelled_upload_is_told(
-    new_person: Callable[..., BrowserContext], redis_server: RedisServer, tmp_path: Path
+    new_person: NewPerson, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     file = tmp_path / "large.bin"
     file.write_bytes(bytes(3_000_000))
     with Demo("--redis", redis_server.url, instances=2) as demo:
         one, other = demo.instances
-        uploading = open_page(new_person(), one)
+        uploading = open_demo(new_person(), one)
         slow_down(uploading, 100_000)
         uploading.locator("#file").set_input_files(file)
         upload_id = uploading.locator(".card .id").inner_text()
-        watching = open_page(new_person(), other, f"?watch={upload_id}")
+        watching = open_demo(new_person(), other, f"?watch={upload_id}")
         expect(watching.locator(".card [aria-current=step]")).to_have_text("Receiving")
         uploading.get_by_role("button", name="Cancel upload").click()
         for page in (uploading, watching):
@@ -171,11 +107,11 @@ def test_a_link_watches_and_a_cancelled_upload_is_told(
 
 
 def test_the_bar_never_runs_backwards(
-    new_person: Callable[..., BrowserContext], redis_server: RedisServer, unique: Unique
+    new_person: NewPerson, redis_server: RedisServer, unique: Unique
 ) -> None:
     upload = unique("upload")  # another test's may have a history
     with OwnInstance(broker_url=redis_server.url) as own:
-        page = open_page(new_person(), own.instance, f"?watch={upload}")
+        page = open_demo(new_person(), own.instance, f"?watch={upload}")
         page.evaluate(RECORD)
         state = f"{own.instance.url}/state"
         until_blocking(lambda: page.request.get(state).json()["watched"] == [upload], "it watches")
@@ -202,13 +138,11 @@ def test_the_bar_never_runs_backwards(
         assert 30 not in percents
 
 
-def test_a_file_over_the_limit_is_refused_in_words(
-    new_person: Callable[..., BrowserContext], tmp_path: Path
-) -> None:
+def test_a_file_over_the_limit_is_refused_in_words(new_person: NewPerson, tmp_path: Path) -> None:
     file = tmp_path / "large.bin"
     file.write_bytes(bytes(1001))
     with OwnInstance(max_upload_bytes=1000) as own:
-        page = open_page(new_person(), own.instance)
+        page = open_demo(new_person(), own.instance)
         page.locator("#file").set_input_files(file)
         expect(page.locator(".card.failed .reason")).to_have_text(
             "The file is larger than the limit of 1.0 kB."
@@ -216,25 +150,23 @@ def test_a_file_over_the_limit_is_refused_in_words(
 
 
 def test_an_answer_that_a_shutdown_cut_off_is_told_in_words(
-    new_person: Callable[..., BrowserContext], tmp_path: Path
+    new_person: NewPerson, tmp_path: Path
 ) -> None:
     file = tmp_path / "small.txt"
     file.write_text("one\n")
     with OwnInstance() as own:
-        page = open_page(new_person(), own.instance)
+        page = open_demo(new_person(), own.instance)
         page.route("**/uploads", lambda route: route.fulfill(status=503, body='{"detail": "The'))
         page.locator("#file").set_input_files(file)
         expect(page.locator(".card.failed .reason")).to_have_text("The server is shutting down.")
 
 
-def test_the_page_comes_back_when_its_instance_does(
-    new_person: Callable[..., BrowserContext], tmp_path: Path
-) -> None:
+def test_the_page_comes_back_when_its_instance_does(new_person: NewPerson, tmp_path: Path) -> None:
     file = tmp_path / "small.txt"
     file.write_text("one\ntwo\n")
     port = free_port()
     with OwnInstance(listen_on=port) as own:
-        page = open_page(new_person(), own.instance)
+        page = open_demo(new_person(), own.instance)
     expect(page.locator("#connection")).to_contain_text("Reconnecting")
     with OwnInstance(listen_on=port):
         expect(page.locator("#connection")).to_have_text("Live")
@@ -243,12 +175,12 @@ def test_the_page_comes_back_when_its_instance_does(
 
 
 def test_who_sends_a_file_gets_the_result_though_the_broker_is_down(
-    new_person: Callable[..., BrowserContext], own_redis: RedisServer, tmp_path: Path
+    new_person: NewPerson, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     file = tmp_path / "small.txt"
     file.write_text("one\ntwo\n")
     with OwnInstance(broker_url=own_redis.url) as own:
-        page = open_page(new_person(), own.instance)
+        page = open_demo(new_person(), own.instance)
         own_redis.kill()
         page.locator("#file").set_input_files(file)
         result = page.locator(".card.completed .result")
@@ -259,9 +191,7 @@ def test_who_sends_a_file_gets_the_result_though_the_broker_is_down(
         expect(result).to_contain_text(hashlib.sha256(b"one\ntwo\n").hexdigest())
 
 
-def test_the_page_needs_nobody_else_and_fits_a_phone(
-    new_person: Callable[..., BrowserContext], tmp_path: Path
-) -> None:
+def test_the_page_needs_nobody_else_and_fits_a_phone(new_person: NewPerson, tmp_path: Path) -> None:
     file = tmp_path / ("a-very-long-name-without-any-space" * 5 + ".txt")
     file.write_text("one\n")
     with OwnInstance() as own:
@@ -271,7 +201,7 @@ def test_the_page_needs_nobody_else_and_fits_a_phone(
         person.on("request", lambda request: asked.append(request.url))
         person.on("console", lambda message: trouble.append(message.text))
         person.on("weberror", lambda error: trouble.append(str(error.error)))
-        page = open_page(person, own.instance)
+        page = open_demo(person, own.instance)
         page.locator("#file").set_input_files(file)
         expect(page.locator(".card.completed")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") == 360

@@ -2,50 +2,20 @@
 
 import http.client
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
-import pytest
 from playwright.sync_api import (
-    Browser,
     BrowserContext,
     Page,
     WebSocket,
     expect,
-    sync_playwright,
 )
 
+from tests.browser import RECORD, NewPerson, needs_chromium, open_demo
 from tests.demo import START_DEADLINE_SECONDS, Demo, Instance, OwnInstance
 from tests.redis_server import RedisServer
-from tests.test_demo_browser import ARGUMENTS, CHROMIUM, DEADLINE_MILLISECONDS, RECORD, open_page
 
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM.exists(), reason=f"needs {CHROMIUM} (Debian's package chromium)"
-)
-
-NewPerson = Callable[..., BrowserContext]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def new_person(browser: Browser) -> Iterator[NewPerson]:
-    with ExitStack() as stack:
-
-        def make() -> BrowserContext:
-            context = browser.new_context(viewport={"width": 1000, "height": 800})
-            stack.callback(context.close)
-            context.set_default_timeout(DEADLINE_MILLISECONDS)
-            return context
-
-        yield make
+pytestmark = needs_chromium
 
 
 class Sending:
@@ -130,17 +100,17 @@ def test_a_tab_opened_late_on_the_other_instance_shows_the_state_at_once(
         one, other = demo.instances
         sending = Sending(one)
         query = f"?watch={sending.upload_id}"
-        waiting = open_page(new_person(), other, query)
+        waiting = open_demo(new_person(), other, query)
         expect(waiting.locator(".card .message")).to_have_text("Waiting for rows.csv")
         sending.send_first_half()
         expect(waiting.locator(".card .percent")).to_have_text("25 %")
         # From here on nothing is published, until the file goes on.
-        late = open_page(new_person(), other, query)
+        late = open_demo(new_person(), other, query)
         expect(late.locator(".card .percent")).to_have_text("25 %")
         expect(late.locator(".card [aria-current=step]")).to_have_text("Receiving")
         sending.send_second_half()
         sending.until_done()
-        for page in (waiting, late, open_page(new_person(), other, query)):
+        for page in (waiting, late, open_demo(new_person(), other, query)):
             expect_completed(page)
 
 
@@ -154,7 +124,7 @@ def test_who_is_cut_off_again_and_again_sees_everything_once(
         sending = Sending(one.instance)
         person = new_person()
         frames = Frames(person)
-        page = open_page(person, other.instance, f"?watch={sending.upload_id}")
+        page = open_demo(person, other.instance, f"?watch={sending.upload_id}")
         expect(page.locator(".card .message")).to_have_text("Waiting for rows.csv")
         page.evaluate(RECORD)
         for send in (sending.send_first_half, sending.send_second_half):
@@ -185,7 +155,7 @@ def test_an_upload_that_ended_while_a_page_was_away_is_shown_as_completed(
         sending = Sending(one.instance)
         person = new_person()
         frames = Frames(person)
-        page = open_page(person, other.instance, f"?watch={sending.upload_id}")
+        page = open_demo(person, other.instance, f"?watch={sending.upload_id}")
         sending.send_first_half()
         expect(page.locator(".card .percent")).to_have_text("25 %")
         person.set_offline(True)
@@ -211,7 +181,7 @@ def test_a_page_whose_history_is_gone_is_told_and_goes_on(
         sending = Sending(own.instance)
         person = new_person()
         frames = Frames(person)
-        page = open_page(person, own.instance, f"?watch={sending.upload_id}")
+        page = open_demo(person, own.instance, f"?watch={sending.upload_id}")
         sending.send_first_half()
         expect(page.locator(".card .percent")).to_have_text("25 %")
         person.set_offline(True)
@@ -234,7 +204,7 @@ def test_a_resync_puts_the_current_state_in_the_place_of_what_is_shown(
         sending = Sending(own.instance)
         person = new_person()
         frames = Frames(person)
-        page = open_page(person, own.instance, f"?watch={sending.upload_id}")
+        page = open_demo(person, own.instance, f"?watch={sending.upload_id}")
         sending.send_first_half()
         expect(page.locator(".card .percent")).to_have_text("25 %")
         person.set_offline(True)
@@ -253,9 +223,9 @@ def test_a_second_tab_shows_what_the_first_one_has_seen(
 ) -> None:
     with OwnInstance(broker_url=redis_server.url) as own:
         person = new_person()
-        second = open_page(person, own.instance)
+        second = open_demo(person, own.instance)
         sending = Sending(own.instance)
-        first = open_page(person, own.instance, f"?watch={sending.upload_id}")
+        first = open_demo(person, own.instance, f"?watch={sending.upload_id}")
         sending.send_first_half()
         sending.send_second_half()
         sending.until_done()
@@ -264,3 +234,16 @@ def test_a_second_tab_shows_what_the_first_one_has_seen(
         second.get_by_label("Watch another upload").fill(sending.upload_id)
         second.get_by_role("button", name="Watch").click()
         expect_completed(second)
+
+
+def test_a_page_says_that_the_broker_is_away(new_person: NewPerson, own_redis: RedisServer) -> None:
+    with OwnInstance(broker_url=own_redis.url) as server:
+        page = open_demo(new_person(), server.instance)
+        own_redis.kill()
+        expect(page.locator("#connection")).to_have_text("The broker is away")
+        late = new_person().new_page()
+        late.goto(server.instance.url)
+        expect(late.locator("#connection")).to_have_text("The broker is away")
+        own_redis.start()
+        for each in (page, late):
+            expect(each.locator("#connection")).to_have_text("Live")

@@ -5,50 +5,23 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, expect
 
+from tests.browser import NewPerson, needs_chromium
 from tests.deadlines import until_blocking
 from tests.demo import START_DEADLINE_SECONDS, Demo, Instance, Process
 from tests.interpreters import ROOT
 from tests.pyview_server import PyViewServer
 from tests.redis_server import RedisServer, free_port
-from tests.test_demo_browser import ARGUMENTS, CHROMIUM, DEADLINE_MILLISECONDS
 
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM.exists(), reason=f"needs {CHROMIUM} (Debian's package chromium)"
-)
+pytestmark = needs_chromium
 
 DIRECTORY = ROOT / "examples" / "pyview_counter"
-
-NewPerson = Callable[..., BrowserContext]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def new_person(browser: Browser) -> Iterator[NewPerson]:
-    with ExitStack() as stack:
-
-        def make(width: int = 900) -> BrowserContext:
-            context = browser.new_context(viewport={"width": width, "height": 720})
-            stack.callback(context.close)
-            context.set_default_timeout(DEADLINE_MILLISECONDS)
-            return context
-
-        yield make
 
 
 def open_page(person: BrowserContext, instance: Instance) -> Page:

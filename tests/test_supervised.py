@@ -123,8 +123,10 @@ async def test_the_listener_says_so_and_comes_back(
     assert [(old, new) for old, new, _ in changes] == expected
     assert [error is not None for _, _, error in changes] == [False, False, True, False, False]
     lines = [record.getMessage() for record in caplog.records if record.name == "fanwire"]
-    assert len(lines) == trouble.lines, lines
-    assert all("receiving" in line for line in lines)
+    first, *between, last = lines
+    assert "connecting" in first and "stopped" in last
+    assert len(between) == trouble.lines, lines
+    assert all("receiving" in line for line in between)
     assert "right" not in caplog.text
 
 

@@ -34,6 +34,8 @@ pub enum Verdict {
     Taken(Receipt),
     /// It has done nothing, and will if it is asked again at once.
     Again,
+    /// It has done nothing, because the message before it in its upload is not there.
+    Behind,
     /// It has not published it. [`Error::Unreachable`] may pass, and then nothing was done.
     Refused(Error),
 }

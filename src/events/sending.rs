@@ -182,7 +182,9 @@ fn fate(verdict: Verdict) -> Option<Error> {
         Verdict::Taken(_) => None,
         Verdict::Refused(error) => Some(error),
         // Of recorded messages alone, and these are not.
-        Verdict::Again => Some(Error::Rejected("it wants to be asked again".to_owned())),
+        Verdict::Again | Verdict::Behind => {
+            Some(Error::Rejected("it wants to be asked again".to_owned()))
+        }
     }
 }
 

@@ -85,10 +85,9 @@ impl ConnectionManager {
 /// What a client has already, as Python gives it.
 fn want_of(since: &Bound<'_, PyAny>) -> PyResult<Want> {
     let pair = || {
-        let kind = since.get_type();
-        PyTypeError::new_err(format!(
-            "since must be a pair of epoch (str) and offset (int), not {kind}"
-        ))
+        let what = since.repr().map_or_else(|_| "an object".to_owned(), |repr| repr.to_string());
+        let text = format!("since must be a pair of epoch (str) and offset (int), not {what}");
+        PyTypeError::new_err(text)
     };
     let (epoch, offset): (PyBackedStr, Bound<'_, PyAny>) = since.extract().map_err(|_| pair())?;
     if !offset.is_instance_of::<PyInt>() || offset.is_instance_of::<PyBool>() {

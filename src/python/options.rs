@@ -60,8 +60,8 @@ impl FromPyObject<'_, '_> for Given {
     }
 }
 
-/// `fanwire.Outbox`, or None for nothing.
-pub fn outbox(py: Python<'_>, outbox: &Given) -> PyResult<Option<OutageLimits>> {
+/// `fanwire.Outbox`, or None for nothing. With `strict` whoever publishes is told, and nothing waits.
+pub fn outbox(py: Python<'_>, outbox: &Given, strict: bool) -> PyResult<Option<OutageLimits>> {
     let outbox = match outbox {
         Given::Default => return Ok(Some(OutageLimits::default())),
         Given::This(outbox) => outbox.bind(py),
@@ -73,6 +73,10 @@ pub fn outbox(py: Python<'_>, outbox: &Given) -> PyResult<Option<OutageLimits>> 
         return Ok(Some(OutageLimits::default()));
     }
     must_be(py, "outbox", "Outbox", outbox)?;
+    if strict {
+        let text = "strict=True raises what an outbox would keep: give one of them, not both";
+        return Err(errors::new(py, "ConfigError", text.to_owned()));
+    }
     Ok(Some(OutageLimits {
         messages: outbox.getattr("messages")?.extract()?,
         bytes: outbox.getattr("bytes")?.extract()?,

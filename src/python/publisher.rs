@@ -181,7 +181,7 @@ impl UploadProgressPublisher {
             on_state_change,
             max_pending: Some((max_pending_messages, max_pending_bytes)),
             history: recorder.as_ref().map(|recorder| recorder.settings),
-            outage: options::outbox(py, &outbox)?,
+            outage: options::outbox(py, &outbox, strict)?,
             coalescer: options::coalescer(py, coalesce)?,
         };
         let LaneLimits { messages, bytes } = LaneLimits::default();

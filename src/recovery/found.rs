@@ -1,9 +1,5 @@
 //! What a read found, and what each lane is given of it.
 
-use std::hash::BuildHasher;
-
-use foldhash::fast::FixedState;
-
 use crate::history::{Epoch, Position};
 use crate::lane::LaneId;
 use crate::message::Payload;
@@ -44,7 +40,7 @@ impl Found {
     /// The hash of the message at an offset.
     pub(super) fn print_at(&self, offset: u64) -> Option<u64> {
         let at = self.entries.binary_search_by_key(&offset, |(other, _)| *other).ok()?;
-        Some(print(&self.entries[at].1))
+        self.entries[at].1.mark.map(|mark| mark.print)
     }
 
     /// What a lane that waits is to be given.
@@ -141,9 +137,4 @@ impl Lot<'_> {
     pub(super) fn is_state(self) -> bool {
         matches!(self, Self::Snapshot | Self::Resync)
     }
-}
-
-/// Tells messages apart that stand at the same offset.
-pub(super) fn print(payload: &Payload) -> u64 {
-    FixedState::with_seed(0).hash_one(payload.text.as_bytes())
 }

@@ -21,12 +21,11 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use self::found::print;
 pub use self::found::{Found, Outcome, Want};
 use self::track::{Held, Place, Reading, Sent, Stand, Track, follows};
 use crate::history::Position;
 use crate::lane::LaneId;
-use crate::message::Payload;
+use crate::message::{Mark, Payload};
 
 /// Names a track for the time of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,16 +228,11 @@ impl Recovery {
     }
 
     /// A message of a watched upload has come. Every lane that watches has a place.
-    pub fn arrive(
-        &mut self,
-        upload: u32,
-        position: Option<Position>,
-        payload: &Payload,
-    ) -> Arrival {
+    pub fn arrive(&mut self, upload: u32, payload: &Payload) -> Arrival {
         let track = Self::track(&mut self.tracks, &mut self.serial, upload);
         let turn = if track.gap || track.compare { Turn::Later } else { Turn::Now };
         let mut arrival = Arrival { turn, due: false, gap: false };
-        if let Some(position) = position {
+        if let Some(Mark { position, print }) = payload.mark {
             match track.at {
                 // What it is worth is seen when the read has come.
                 _ if track.gap || track.compare => {}
@@ -252,7 +246,7 @@ impl Recovery {
                 // Nobody is here to miss anything: those who wait are given it by the read.
                 _ if track.waiting == track.places.len() => arrival.turn = Turn::Later,
                 at if !track.unsure && follows(at, position) => {
-                    (track.at, track.print) = (Some(position), Some(print(payload)));
+                    (track.at, track.print) = (Some(position), Some(print));
                     track.changed = payload.received;
                 }
                 _ => {
@@ -262,7 +256,7 @@ impl Recovery {
         }
         if track.gap || track.compare || track.waiting > 0 {
             let told = arrival.turn == Turn::Now;
-            track.hold(Held { position, payload: Payload::clone(payload), told });
+            track.hold(Held { payload: Payload::clone(payload), told });
             arrival.due = Self::make_due(track, &mut self.due, upload);
         }
         arrival
@@ -274,7 +268,7 @@ impl Recovery {
         for (upload, track) in &mut self.tracks {
             track.compare = true;
             // What came over the connection that broke is in the history, or is the past no more.
-            track.held.retain(|held| held.position.is_none());
+            track.held.retain(|held| held.payload.mark.is_none());
             track.held_bytes = track.held.iter().map(|held| held.payload.text.len()).sum();
             // A read that is under way may be of a time before.
             if matches!(track.reading, Reading::Sent(_)) {

@@ -4,7 +4,7 @@ use super::track::MOST_HELD;
 use super::*;
 use crate::coalesce::Class;
 use crate::history::Epoch;
-use crate::message::Message;
+use crate::message::{Mark, Message};
 
 const UPLOAD: u32 = 3;
 
@@ -21,13 +21,15 @@ fn lane(index: u32) -> LaneId {
 }
 
 /// A payload that says where it stands.
-fn payload(offset: u64) -> Payload {
-    Message::new(offset.to_string(), Class::default())
+fn payload(position: Option<Position>) -> Payload {
+    let text = position.map_or(0, |position| position.offset).to_string();
+    let mark = position.map(|position| Mark::new(position, &text));
+    Message::recorded(text, Class::default(), mark)
 }
 
 fn found(number: u64, offsets: std::ops::RangeInclusive<u64>, milestone: u64) -> Found {
     let last = *offsets.end();
-    let entries = offsets.map(|offset| (offset, payload(offset))).collect();
+    let entries = offsets.map(|offset| (offset, payload(Some(at(number, offset))))).collect();
     Found { epoch: epoch(number), last, milestone: Some(milestone), entries }
 }
 
@@ -45,8 +47,8 @@ impl Client {
     }
 
     fn arrive(&mut self, position: Option<Position>) -> Arrival {
-        let payload = payload(position.map_or(0, |position| position.offset));
-        let arrival = self.recovery.arrive(UPLOAD, position, &payload);
+        let payload = payload(position);
+        let arrival = self.recovery.arrive(UPLOAD, &payload);
         if arrival.turn == Turn::Now {
             let mut lanes = self.recovery.lanes_here(UPLOAD).into_vec();
             lanes.sort_by_key(|lane| lane.index);

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::found::{Found, Lot, Outcome, Want, print};
+use super::found::{Found, Lot, Outcome, Want};
 use crate::history::Position;
 use crate::lane::LaneId;
-use crate::message::Payload;
+use crate::message::{Mark, Payload};
 
 /// Messages held back for one upload. Older ones make room: they are in the history.
 pub(super) const MOST_HELD: usize = 1024;
@@ -39,7 +39,6 @@ pub(super) struct Place {
 /// A message that came while a read was due.
 #[derive(Debug)]
 pub(super) struct Held {
-    pub position: Option<Position>,
     pub payload: Payload,
     /// Whether the lanes that are here have it.
     pub told: bool,
@@ -291,7 +290,7 @@ impl Track {
             self.held_bytes -= held.payload.text.len();
             let came_before = number < held_then;
             number += 1;
-            if let Some(position) = held.position {
+            if let Some(Mark { position, print }) = held.payload.mark {
                 if position.epoch != found.epoch && (came_before || held.told) {
                     outcome.duplicates += 1;
                     continue; // of a history that is gone
@@ -314,7 +313,7 @@ impl Track {
                     }
                 }
                 reached = position.offset;
-                self.print = Some(print(&held.payload));
+                self.print = Some(print);
             }
             outcome.give(served, &held.payload);
             if !held.told {
@@ -330,7 +329,7 @@ impl Track {
         // One that ends in its time has nothing new. One that is gone before is lost, and with it perhaps
         // what was published meanwhile.
         let compares = std::mem::take(&mut self.compare) && self.at.is_some();
-        let has_news = self.held.iter().any(|held| held.position.is_some());
+        let has_news = self.held.iter().any(|held| held.payload.mark.is_some());
         let is_lost = compares && (has_news || self.changed.elapsed() < ttl);
         self.unsure = compares && !is_lost;
         if std::mem::take(&mut self.gap) || is_lost {
@@ -355,7 +354,7 @@ impl Track {
         let mut reached: Option<Position> = None;
         while let Some(held) = self.held.pop_front() {
             self.held_bytes -= held.payload.text.len();
-            if let Some(next) = held.position {
+            if let Some(Mark { position: next, print }) = held.payload.mark {
                 let jumps = |at: Option<Position>| at.is_some() && !follows(at, next);
                 if jumps(reached) || (!held.told && jumps(self.at)) {
                     self.gap = !held.told;
@@ -369,7 +368,7 @@ impl Track {
                 }
                 reached = Some(next);
                 if !held.told || self.at.is_none() {
-                    (self.at, self.print) = (held.position, Some(print(&held.payload)));
+                    (self.at, self.print) = (Some(next), Some(print));
                 }
             }
             outcome.give(&served, &held.payload);

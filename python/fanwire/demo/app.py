@@ -45,7 +45,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     init_manager()
     # Of each upload the broker keeps the newest 256 messages, for an hour after the last one: who
     # comes late is shown where it stands, and who was cut off gets what was missed.
-    init_publisher(settings.broker_url, history=History(size=256, ttl=3600))
+    init_publisher(
+        settings.broker_url,
+        history=History(size=256, ttl=3600),
+        on_state_change=websocket.tell_broker_state,
+    )
     await get_publisher().start()
     yield
     await get_manager().disconnect_all()

@@ -15,13 +15,15 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from fastapi.websockets import WebSocketState
 from pydantic_core import from_json
 
-from fanwire import ClientMessage, get_manager
+from fanwire import ClientMessage, get_manager, get_publisher
 
 from .auth import user_of_token
 
 router = APIRouter()
 
 _LONGEST_UPLOAD_ID = 200
+
+_telling: set[asyncio.Future[None]] = set()
 
 
 class CloseCode(IntEnum):
@@ -94,6 +96,8 @@ async def _serve(websocket: WebSocket, user_id: str) -> None:
     heartbeat = asyncio.create_task(_send_heartbeats(websocket), name=f"heartbeat of {user_id}")
     try:
         await websocket.send_json({"action": "auth_success", "user_id": user_id})
+        if (state := get_publisher().health()["state"]) != "live":
+            await websocket.send_json(_broker_state(state))
         while True:
             await _handle(websocket, user_id, await _receive_text(websocket))
     finally:
@@ -123,6 +127,18 @@ async def _handle(websocket: WebSocket, user_id: str, text: str) -> None:
             pass  # the answer to our own ping; that the socket took it is all we wanted to know
         case _:
             raise RefusedError(CloseCode.INVALID_MESSAGE, "Signed in already")
+
+
+def tell_broker_state(_old: str, new: str, _error: str | None) -> None:
+    """Every page here shows whether what is published elsewhere reaches it at the moment."""
+    for user_id in list(get_manager().user_connections):
+        telling = asyncio.ensure_future(get_manager().send_to_user(user_id, _broker_state(new)))
+        _telling.add(telling)
+        telling.add_done_callback(_telling.discard)
+
+
+def _broker_state(state: str) -> dict[str, str]:
+    return {"action": "broker", "state": state}
 
 
 def _upload_id(message: ClientMessage) -> str:

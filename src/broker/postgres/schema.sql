@@ -186,16 +186,6 @@ BEGIN
   END
   $$;
 
-  -- Drops what an upload has more than it is to keep. The newest milestone is kept besides.
-  CREATE OR REPLACE FUNCTION fanwire_trim(history bigint, first bigint, milestone bigint) RETURNS void
-  LANGUAGE plpgsql AS $$
-  BEGIN
-    DELETE FROM fanwire_messages m
-    WHERE m.history = fanwire_trim.history AND m.newest < fanwire_trim.first
-      AND coalesce(fanwire_trim.milestone NOT BETWEEN m.oldest AND m.newest, true);
-  END
-  $$;
-
   -- Records one message of an upload whose row this transaction has locked: what fanwire_record has no
   -- shorter way for. `fresh` is the epoch of a history that begins.
   CREATE OR REPLACE FUNCTION fanwire_record_one(
@@ -258,7 +248,7 @@ BEGIN
       u.milestone := "offset";
     END IF;
     IF source IS NOT NULL THEN
-      u.sources := CASE WHEN pg_column_size(u.sources) > 2000 AND NOT u.sources ? source
+      u.sources := CASE WHEN pg_column_size(u.sources) > 1500 AND NOT u.sources ? source
         THEN '{}' ELSE u.sources END || jsonb_build_object(source, number);
     END IF;
     u.first := greatest(u.first, "offset" - size + 1);
@@ -268,8 +258,9 @@ BEGIN
       expires = CASE WHEN u.expires BETWEEN moment + ttl AND due THEN u.expires ELSE due END
     WHERE f.upload = fanwire_record_one.upload;
     INSERT INTO fanwire_messages VALUES (u.history, "offset", "offset", ARRAY[head]);
-    IF "offset" > size AND "offset" % slack = 0 THEN
-      PERFORM fanwire_trim(u.history, u.first, u.milestone);
+    IF "offset" > size AND "offset" % greatest(1, size / 2) = 0 THEN
+      DELETE FROM fanwire_messages m WHERE m.history = u.history AND m.newest < u.first
+        AND coalesce(u.milestone NOT BETWEEN m.oldest AND m.newest, true);
     END IF;
     PERFORM fanwire_send('fanwire', '~m' || octet_length(channel) || ':' || channel || head
       || '"_fanwire":{"epoch":"' || epoch || '","offset":' || "offset" || '}}');
@@ -298,7 +289,7 @@ BEGIN
     ttl constant interval := ttl_ms * interval '1 ms';
     renew constant timestamptz := moment + ttl;
     due constant timestamptz := renew + ttl / 8;
-    slack constant integer := greatest(1, size / 8);
+    portion constant integer := greatest(1, size / 2);
     fresh constant text := left(replace(gen_random_uuid()::text, '-', ''), 16);
     lowest constant bigint := numbers[1];
     places bigint[];
@@ -335,7 +326,7 @@ BEGIN
         last = u.last + EXCLUDED.last,
         first = greatest(u.first, u.last + EXCLUDED.last - size + 1),
         milestone = coalesce(u.last + EXCLUDED.milestone, u.milestone),
-        sources = CASE WHEN pg_column_size(u.sources) > 2000 AND NOT u.sources ? source
+        sources = CASE WHEN pg_column_size(u.sources) > 1500 AND NOT u.sources ? source
           THEN '{}' ELSE u.sources END || EXCLUDED.sources,
         expires = CASE WHEN u.expires BETWEEN renew AND due THEN u.expires ELSE due END
       WHERE EXCLUDED.last > 0 AND u.expires >= moment
@@ -360,14 +351,15 @@ BEGIN
     )
     SELECT array_agg(t.place), array_agg(t.epoch), array_agg(t."offset"),
       (SELECT array_agg(ARRAY[s.history, s.first, s.milestone]) FROM said s
-        WHERE s.last > size AND s.last / slack > s.before / slack),
+        WHERE s.last > size AND s.last / portion > s.before / portion),
       (SELECT count(*) FROM touched t WHERE t.expires = due)
     INTO places, epochs, offsets, overfull, renewed
     FROM told t;
 
     IF overfull IS NOT NULL THEN
       FOREACH excess SLICE 1 IN ARRAY overfull LOOP
-        PERFORM fanwire_trim(excess[1], excess[2], excess[3]);
+        DELETE FROM fanwire_messages m WHERE m.history = excess[1] AND m.newest < excess[2]
+          AND coalesce(excess[3] NOT BETWEEN m.oldest AND m.newest, true);
       END LOOP;
     END IF;
 
@@ -515,8 +507,12 @@ BEGIN
   LOOP
     EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', routine, place);
     IF routine::text ~ 'fanwire_(record|read|sweep)' THEN
-      EXECUTE format('ALTER FUNCTION %s SET enable_seqscan = off SET enable_hashjoin = off '
-        'SET enable_mergejoin = off', routine);
+      EXECUTE format('ALTER FUNCTION %s SET enable_seqscan = off', routine);
+    END IF;
+    -- Not in fanwire_record, where what is joined are the messages of one call.
+    IF routine::text ~ 'fanwire_read' THEN
+      EXECUTE format(
+        'ALTER FUNCTION %s SET enable_hashjoin = off SET enable_mergejoin = off', routine);
     END IF;
   END LOOP;
   UPDATE fanwire_schema SET version = this_version WHERE version < this_version;

@@ -1,10 +1,12 @@
 //! The scripts that keep and read a history, what they are given, and what they answer.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::borrow::Cow;
+use std::collections::HashMap;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisResult, Value};
 
+use crate::broker::Verdict;
 use crate::history::{Ask, Epoch, Past, Position, Settings};
 use crate::message::{Outgoing, Record};
 use crate::post::{Receipt, Status};
@@ -15,6 +17,8 @@ const READ: &str = include_str!("read.lua");
 const AT_ONCE: usize = 32;
 /// Entries in a node of a stream, at most, as Redis comes (`stream-node-max-entries`).
 const NODE: u32 = 100;
+/// Messages after which a long history is trimmed.
+const TRIM_EVERY: u32 = 16;
 
 /// The scripts under the names that the server has given them.
 #[derive(Debug)]
@@ -41,14 +45,20 @@ fn with(settings: Settings) -> String {
     // In Lua a number is a double, and Redis writes those of more than 17 digits in its own way.
     let ttl = ttl.as_millis().clamp(1, 1 << 45);
     // Exactly so many, or up to a node of the stream more, which is a third cheaper.
-    let trim = if size < NODE { '=' } else { '~' };
-    format!("local size, ttl, slack, trim = {size}, {ttl}, {}, '{trim}'\n", ttl.div_ceil(8))
+    let (trim, step) = if size < NODE { ('=', 1) } else { ('~', TRIM_EVERY) };
+    let slack = ttl.div_ceil(8);
+    format!("local size, ttl, slack, trim, step = {size}, {ttl}, {slack}, '{trim}', {step}\n")
 }
 
 impl Scripts {
     /// Adds the command that publishes recorded messages, in their order: as many of the first ones of
-    /// the batch as go into one. Returns how many these are.
-    pub(super) fn publish(&self, pipeline: &mut Pipeline, batch: &[Outgoing], now: u128) -> usize {
+    /// the batch as go into one, none of which may overtake those before it. Returns how many these are.
+    pub(super) fn publish(
+        &self,
+        pipeline: &mut Pipeline,
+        batch: &[Outgoing],
+        before: &Before<'_>,
+    ) -> usize {
         let recorded =
             || batch.iter().map_while(|outgoing| Some((outgoing, outgoing.record.as_deref()?)));
         let Some((_, first)) = recorded().next() else { return 0 };
@@ -65,13 +75,13 @@ impl Scripts {
         if first.key.is_some() {
             command.arg(key(&first.upload, "keys"));
         }
-        command.arg(now.to_string()).arg(format!("s{:016x}", first.source));
+        command.arg(format!("s{:016x}", first.source));
         for (outgoing, record) in recorded().take(count) {
             command
                 .arg(&*outgoing.channel)
                 .arg(&*outgoing.payload)
                 .arg(record.number)
-                .arg(u8::from(record.milestone));
+                .arg(&*before.what(record));
         }
         match (first.version, &first.key) {
             (Some(version), _) => command.arg(version),
@@ -109,27 +119,48 @@ fn key(upload: &str, kind: &str) -> String {
     ["fanwire:{", upload, "}:", kind].concat()
 }
 
-/// Milliseconds since 1970, which only say how long ago something was.
-pub(super) fn now() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
+/// The numbers of the messages in the earlier calls of a batch, by upload: a server may refuse one call
+/// and take the next.
+#[derive(Debug, Default)]
+pub(super) struct Before<'b>(HashMap<&'b str, u64>);
+
+impl<'b> Before<'b> {
+    /// Those of another call. One with a key or a version may be passed over, so nobody is behind it.
+    pub(super) fn add(&mut self, call: &'b [Outgoing]) {
+        let recorded = call.iter().filter_map(|outgoing| outgoing.record.as_deref());
+        let plain = recorded.filter(|record| record.key.is_none() && record.version.is_none());
+        self.0.extend(plain.map(|record| (&*record.upload, record.number)));
+    }
+
+    /// What the script is told of a message.
+    fn what(&self, record: &Record) -> Cow<'static, str> {
+        let milestone = if record.milestone { "1" } else { "0" };
+        match self.0.get(&*record.upload) {
+            Some(number) => format!("{milestone}{number}").into(),
+            None => milestone.into(),
+        }
+    }
 }
 
 /// What the publishing script answers; None if it is nothing of the kind.
-pub(super) fn taken(value: &Value) -> Option<Receipt> {
-    let Value::Array(parts) = value else { return None };
-    let [Value::Int(kind), receivers, offset, epoch] = &parts[..] else { return None };
-    let epoch = Epoch::parse(bytes(epoch)?)?;
-    let position = Some(number(offset)?).filter(|offset| *offset > 0);
-    let position = position.map(|offset| Position { epoch, offset });
+pub(super) fn taken(value: &Value) -> Option<Verdict> {
+    let mut words = std::str::from_utf8(bytes(value)?).ok()?.split(' ');
+    let (kind, receivers) = (words.next()?, words.next()?.parse().ok()?);
+    let offset = Some(words.next()?.parse().ok()?).filter(|offset| *offset > 0);
+    if kind == "4" {
+        return Some(Verdict::Behind);
+    }
+    let epoch = Epoch::parse(words.next()?.as_bytes())?;
+    let position = offset.map(|offset| Position { epoch, offset });
     let (status, receivers) = match kind {
-        0 => (Status::Published, Some(number(receivers)?)),
-        1 => (Status::Duplicate, None),
-        2 => (Status::Stale, None),
+        "0" => (Status::Published, Some(receivers)),
+        "1" => (Status::Duplicate, None),
+        "2" => (Status::Stale, None),
         // It came the first time, whatever became of the answer.
-        3 => (Status::Published, None),
+        "3" => (Status::Published, None),
         _ => return None,
     };
-    Some(Receipt { status, receivers, position })
+    Some(Verdict::Taken(Receipt { status, receivers, position }))
 }
 
 /// What the reading script answers where something is kept; None if it is nothing of the kind.
@@ -172,18 +203,22 @@ mod tests {
     #[test]
     fn answers_that_are_none_are_no_answers() {
         let text = |text: &str| Value::BulkString(text.into());
-        let answer = |kind| {
-            let parts = [Value::Int(kind), Value::Int(2), Value::Int(17), text("000000000000001f")];
-            Value::Array(parts.into())
+        let status = |answer: &str| match taken(&text(answer)) {
+            Some(Verdict::Taken(receipt)) => Some(receipt),
+            _ => None,
         };
         let position = Position { epoch: Epoch::parse(b"000000000000001f").unwrap(), offset: 17 };
         let published =
             Receipt { status: Status::Published, receivers: Some(2), position: Some(position) };
-        assert_eq!(taken(&answer(0)), Some(published));
-        assert_eq!(taken(&answer(1)).unwrap().status, Status::Duplicate);
-        assert_eq!(taken(&answer(4)), None);
-        assert_eq!(taken(&Value::Int(1)), None);
-        assert_eq!(taken(&Value::Array(vec![])), None);
+        assert_eq!(status("0 2 17 000000000000001f"), Some(published));
+        assert_eq!(status("1 0 17 000000000000001f").unwrap().status, Status::Duplicate);
+        assert!(matches!(taken(&text("4 0 0 -")), Some(Verdict::Behind)));
+        for none in ["", "0", "0 2", "0 2 17", "0 2 17 1f", "5 2 17 000000000000001f", "0 -1 17 x"]
+        {
+            assert!(taken(&text(none)).is_none(), "{none}");
+        }
+        assert!(taken(&Value::Int(1)).is_none());
+        assert!(taken(&Value::Array(vec![])).is_none());
         assert_eq!(past(Value::Int(1)), None);
         assert_eq!(past(Value::Array(vec![])), None);
         assert_eq!(past(Value::Array(vec![text("x"), Value::Array(vec![])])), None);

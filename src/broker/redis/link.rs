@@ -1,21 +1,27 @@
 //! The publishing side: pipelined `PUBLISH` over the `redis` crate's multiplexed connection, or the
 //! script that also records.
 
+use std::time::Duration;
+
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, ConnectionInfo, ErrorKind, Pipeline, RedisError, ServerError,
     ServerErrorKind, Value,
 };
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::connect;
-use super::history::{self, Scripts};
+use super::history::{self, Before, Scripts};
 use crate::broker::Verdict;
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
 use crate::history::{Ask, Past};
 use crate::message::Outgoing;
 use crate::post::Receipt;
+
+/// How long a server that refuses the scripts is not asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A connection that publishes.
 pub struct Link {
@@ -24,8 +30,10 @@ pub struct Link {
     driver: JoinHandle<()>,
     url: BrokerUrl,
     limits: Limits,
-    /// Those for the history. Where the server refuses them, what is to be recorded is refused.
-    scripts: Option<Result<Scripts, Error>>,
+    /// Those for the history; None before the server has been told, and where it refuses them.
+    scripts: Option<Scripts>,
+    /// Why it refuses them, and when it said so: what is to be recorded is refused for a while.
+    refusal: Option<(Error, Instant)>,
     /// Whether each recorded message has a call of its own, as in a cluster.
     alone: bool,
 }
@@ -46,8 +54,15 @@ impl Link {
                 .await
                 .map_err(|error| describe(&error, url, limits))?;
         let (driver, url) = (tokio::spawn(driver), url.clone());
-        let mut link =
-            Self { connection, driver, url, limits: *limits, scripts: None, alone: false };
+        let mut link = Self {
+            connection,
+            driver,
+            url,
+            limits: *limits,
+            scripts: None,
+            refusal: None,
+            alone: false,
+        };
         if limits.history.is_some() {
             link.load().await?;
         }
@@ -56,36 +71,38 @@ impl Link {
 
     /// One round trip for the batch.
     pub async fn publish(&mut self, batch: &[Outgoing]) -> Result<Vec<Verdict>, Error> {
-        if batch.iter().any(|outgoing| outgoing.record.is_some()) && self.scripts.is_none() {
-            self.load().await?;
-        }
-        let now = history::now();
+        let refusal = if batch.iter().any(|outgoing| outgoing.record.is_some()) {
+            self.load().await?
+        } else {
+            None
+        };
         let mut pipeline = Pipeline::with_capacity(batch.len());
-        let mut refused = None;
+        let mut before = Before::default();
         let mut parts = Vec::new();
         let mut at = 0;
         while let Some(outgoing) = batch.get(at) {
             let part = match (&outgoing.record, &self.scripts) {
-                (Some(_), Some(Ok(scripts))) => {
+                (Some(_), Some(scripts)) => {
                     let most = if self.alone { at + 1 } else { batch.len() };
-                    Part::Recorded(scripts.publish(&mut pipeline, &batch[at..most], now))
+                    Part::Recorded(scripts.publish(&mut pipeline, &batch[at..most], &before))
                 }
-                (Some(_), Some(Err(error))) => {
-                    refused = Some(error.clone());
-                    Part::Refused
-                }
+                (Some(_), None) => Part::Refused,
                 _ => {
                     pipeline.cmd("PUBLISH").arg(&*outgoing.channel).arg(&*outgoing.payload);
                     Part::Plain
                 }
             };
-            at += part.len();
+            let next = at + part.len();
+            if next < batch.len() {
+                before.add(&batch[at..next]);
+            }
+            at = next;
             parts.push(part);
         }
         let mut values = self.send(&pipeline).await?.into_iter();
         let mut verdicts = Vec::with_capacity(batch.len());
         for part in parts {
-            match (part, &refused) {
+            match (part, &refusal) {
                 (Part::Refused, Some(error)) => verdicts.push(Verdict::Refused(error.clone())),
                 (Part::Refused | Part::Plain, _) => {
                     verdicts.push(self.verdict(values.next().unwrap_or(Value::Nil), false));
@@ -123,29 +140,40 @@ impl Link {
         &mut self,
         asks: &[Ask],
     ) -> Result<Vec<Option<Result<Option<Past>, Error>>>, Error> {
-        if self.scripts.is_none() {
-            self.load().await?;
+        if let Some(refusal) = self.load().await? {
+            return Ok(vec![Some(Err(refusal)); asks.len()]);
         }
         let mut pipeline = Pipeline::with_capacity(asks.len());
-        match &self.scripts {
-            Some(Ok(scripts)) => asks.iter().for_each(|ask| scripts.read(&mut pipeline, ask)),
-            Some(Err(error)) => return Ok(vec![Some(Err(error.clone())); asks.len()]),
-            None => {}
+        if let Some(scripts) = &self.scripts {
+            for ask in asks {
+                scripts.read(&mut pipeline, ask);
+            }
         }
         let values = self.send(&pipeline).await?;
         Ok(values.into_iter().map(|value| self.past(value)).collect())
     }
 
-    /// A server that does not let us is asked no more; one that cannot now is an error.
-    async fn load(&mut self) -> Result<(), Error> {
+    /// Has the server told the scripts, if it was not yet. It may refuse them, and is then asked again
+    /// only after a while; one that cannot be asked now is an error.
+    async fn load(&mut self) -> Result<Option<Error>, Error> {
+        if self.scripts.is_some() {
+            return Ok(None);
+        }
+        if let Some((refusal, when)) = &self.refusal
+            && when.elapsed() < ASK_AGAIN
+        {
+            return Ok(Some(refusal.clone()));
+        }
         let settings = self.limits.history.unwrap_or_default();
         let loaded = history::load(&mut self.connection, settings).await;
-        self.scripts = match loaded.map_err(|error| describe(&error, &self.url, &self.limits)) {
-            Ok(scripts) => Some(Ok(scripts)),
-            Err(Error::Refused { reason, .. }) => Some(Err(Error::Rejected(reason))),
+        match loaded.map_err(|error| describe(&error, &self.url, &self.limits)) {
+            Ok(scripts) => (self.scripts, self.refusal) = (Some(scripts), None),
+            Err(Error::Refused { reason, .. }) => {
+                self.refusal = Some((Error::Rejected(reason), Instant::now()));
+            }
             Err(error) => return Err(error),
-        };
-        Ok(())
+        }
+        Ok(self.refusal.as_ref().map(|(refusal, _)| refusal.clone()))
     }
 
     async fn send(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
@@ -182,9 +210,7 @@ impl Link {
                 Verdict::Again
             }
             Value::ServerError(error) => Verdict::Refused(self.complaint(error)),
-            value if recorded => {
-                history::taken(&value).map_or_else(|| strange("EVALSHA"), Verdict::Taken)
-            }
+            value if recorded => history::taken(&value).unwrap_or_else(|| strange("EVALSHA")),
             Value::Int(receivers) => {
                 let receivers = u64::try_from(receivers).ok();
                 Verdict::Taken(Receipt { receivers, ..Receipt::default() })

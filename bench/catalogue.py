@@ -70,7 +70,8 @@ _ENTRIES = (
         cannot=_REFERENCE_CANNOT,
         notes="dicts of sets, redis-py with hiredis, a listener that polls `get_message`. For "
         "topics the backend of PyView's guide, written anew: `listen()`, a Task for each call of a "
-        "handler; its listener starts after the first subscription, or it would stay deaf",
+        "handler; its listener starts after the first subscription, or it would stay deaf; on "
+        "PostgreSQL the guide's asyncpg backend, with a pool to publish",
     ),
     Entry(
         "fanwire_uvloop",

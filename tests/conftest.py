@@ -15,6 +15,7 @@ from tests.connections import RecordingConnection
 from tests.pgbouncer import PgBouncer
 from tests.postgres_server import PostgresServer, Template
 from tests.redis_server import RedisServer
+from tests.servers import AnyServer
 from tests.wire import Wire
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def redis_server(session_redis: RedisServer) -> Iterator[RedisServer]:
     """The server that tests share. A test that kills, stops or fills it makes one of its own."""
     yield session_redis
     session_redis.drop_clients()
-    session_redis.client.flushall()  # a history would be the next test's upload's past
+    session_redis.forget()
 
 
 @pytest.fixture
@@ -114,15 +115,30 @@ class Broker:
     """Where the publishers of a test meet. ``server`` is None for the embedded one."""
 
     url: str
-    server: RedisServer | None
+    server: AnyServer | None
 
 
-@pytest.fixture(params=["memory", "redis", "redis-unix"])
+@pytest.fixture(params=["memory", "redis", "redis-unix", "postgres"])
 def broker(request: pytest.FixtureRequest) -> Broker:
-    if request.param == "memory":
+    name, _, unix = request.param.partition("-")
+    if name == "memory":
         return Broker("memory://", None)
-    server: RedisServer = request.getfixturevalue("redis_server")
-    return Broker(server.unix_url if request.param == "redis-unix" else server.url, server)
+    server: AnyServer = request.getfixturevalue(f"{name}_server")
+    return Broker(server.unix_url if unix else server.url, server)
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def any_server(request: pytest.FixtureRequest) -> AnyServer:
+    """Each of the servers that tests share."""
+    server: AnyServer = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def own_server(request: pytest.FixtureRequest) -> AnyServer:
+    """A server of each kind that belongs to this test, to be killed, stopped and restarted."""
+    server: AnyServer = request.getfixturevalue(f"own_{request.param}")
+    return server
 
 
 @pytest.fixture

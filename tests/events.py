@@ -2,33 +2,79 @@
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import orjson
+import psycopg
+from psycopg import sql
 
 import fanwire
 from tests.deadlines import DEADLINE_SECONDS, until_blocking
+from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
+from tests.servers import AnyServer
 
 _marks = itertools.count()
+
+
+class RedisReader:
+    """Payloads on some channels of Redis, in order."""
+
+    def __init__(self, server: RedisServer, channels: list[str]) -> None:
+        self._pubsub = server.client.pubsub(  # type: ignore[no-untyped-call]
+            ignore_subscribe_messages=True
+        )
+        self._pubsub.subscribe(*channels)
+        until_blocking(
+            lambda: all(count for _, count in server.client.pubsub_numsub(*channels)),
+            "the tap is subscribed",
+        )
+
+    def next(self) -> tuple[str, bytes] | None:
+        """None also for the answers to SUBSCRIBE."""
+        message: dict[str, Any] | None = self._pubsub.get_message(timeout=DEADLINE_SECONDS)
+        return None if message is None else (message["channel"].decode(), message["data"])
+
+    def close(self) -> None:
+        self._pubsub.close()
+
+
+class PostgresReader:
+    """The same on PostgreSQL, for messages that fit into a notification."""
+
+    def __init__(self, server: PostgresServer, channels: list[str]) -> None:
+        self._heard: deque[tuple[str, bytes]] = deque()
+        self._connection = psycopg.connect(server.url, autocommit=True)
+        for channel in channels:
+            self._connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+
+    def next(self) -> tuple[str, bytes] | None:
+        if not self._heard:
+            # As many as have come together; white space tells equal ones apart.
+            self._heard.extend(
+                (heard.channel, heard.payload.rstrip().encode())
+                for heard in self._connection.notifies(timeout=DEADLINE_SECONDS, stop_after=1)
+            )
+        return self._heard.popleft() if self._heard else None
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class Tap:
     """Subscribes to the three channels of a namespace."""
 
-    def __init__(self, server: RedisServer, namespace: str = "codeworm") -> None:
+    def __init__(self, server: AnyServer, namespace: str = "codeworm") -> None:
         self._server = server
         self._mark = f"{namespace}:events"
-        self._pubsub = server.client.pubsub(  # type: ignore[no-untyped-call]
-            ignore_subscribe_messages=True
-        )
         channels = [f"{namespace}:{name}" for name in ("logs", "events", "stats")]
-        self._pubsub.subscribe(*channels)
-        until_blocking(
-            lambda: all(count for _, count in server.client.pubsub_numsub(*channels)),
-            "the tap is subscribed",
+        self._reader = (
+            RedisReader(server, channels)
+            if isinstance(server, RedisServer)
+            else PostgresReader(server, channels)
         )
 
     def payloads(self) -> list[tuple[str, bytes]]:
@@ -36,19 +82,19 @@ class Tap:
 
         To be called when the broker has taken everything that is to be seen.
         """
-        mark = f"mark {next(_marks)}".encode()
+        mark = f"mark {next(_marks)}"
         self._server.publish(self._mark, mark)
         found: list[tuple[str, bytes]] = []
         end = time.monotonic() + DEADLINE_SECONDS
         while True:
-            # None also for the answers to SUBSCRIBE.
-            message: dict[str, Any] | None = self._pubsub.get_message(timeout=DEADLINE_SECONDS)
+            message = self._reader.next()
             if message is None:
                 assert time.monotonic() < end, f"the mark has not come, but {found}"
                 continue
-            if message["data"] == mark:
+            channel, payload = message
+            if payload == mark.encode():
                 return found
-            found.append((message["channel"].decode().rpartition(":")[2], message["data"]))
+            found.append((channel.rpartition(":")[2], payload))
 
     def messages(self) -> list[tuple[str, Any]]:
         """As ``payloads``, decoded."""
@@ -58,7 +104,7 @@ class Tap:
         return [message for channel, message in self.messages() if channel == "logs"]
 
     def close(self) -> None:
-        self._pubsub.close()
+        self._reader.close()
 
 
 class Outage:

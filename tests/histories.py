@@ -1,6 +1,7 @@
 """Recorded messages, clients that know what they have of an upload, and instances of an app."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import fanwire
 from tests.connections import RecordingConnection
 from tests.deadlines import until
 from tests.redis_server import RedisServer
+from tests.servers import AnyServer
 
 Position = tuple[str, int]
 InstanceFactory = Callable[..., Awaitable["Instance"]]
@@ -69,6 +71,18 @@ def faults(texts: Iterable[str]) -> list[str]:
                 found.append(f"{position} after {at}")
             at = position
     return found
+
+
+def kept(server: AnyServer, upload_id: str) -> list[Any]:
+    """Every message that is kept of an upload, oldest first."""
+    if isinstance(server, RedisServer):
+        entries: Any = server.client.xrange(f"fanwire:{{{upload_id}}}:log")
+        return [json.loads(fields[b"d"]) for _, fields in entries]
+    upload = hashlib.sha256(upload_id.encode()).digest()
+    state = "SELECT epoch FROM fanwire_read(ARRAY[%s], ARRAY[NULL]::text[], ARRAY[0]) LIMIT 1"
+    all_since = f"fanwire_read(ARRAY[%s], ARRAY[({state})], ARRAY[0])"
+    rows = server.rows(f'SELECT payload FROM {all_since} ORDER BY "offset"', upload, upload)
+    return [json.loads(payload) for (payload,) in rows]
 
 
 def commands(server: RedisServer) -> dict[str, int]:

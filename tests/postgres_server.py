@@ -321,21 +321,38 @@ class PostgresServer:
         """Notifies as any other program would."""
         self.client.execute("SELECT pg_notify(%s, %s)", (channel, payload))
 
+    def publish(self, channel: str, payload: str) -> None:
+        """Publishes as any other program would that knows how fanwire's channels are carried."""
+        if channel.startswith(("upload:", "user:")):
+            channel, payload = "fanwire", f"~m{len(channel.encode())}:{channel}{payload}"
+        self.notify(channel, payload)
+
+    def listeners(self) -> set[int]:
+        """The process ids of the backends that serve fanwire's listeners."""
+        return {pid for (pid,) in self.rows(f"SELECT pid {_OTHERS} AND {_LISTENS}")}
+
+    def drop_listeners(self) -> set[int]:
+        """Cuts the connection of every listener; returns their process ids."""
+        return self._drop(_LISTENS)
+
     def backends(self) -> set[int]:
         """The process ids of all clients' backends but the test's own."""
         return {pid for (pid,) in self.rows(f"SELECT pid {_OTHERS}")}
 
     def drop_clients(self) -> set[int]:
         """Cuts every connection but that of the test itself; returns when their backends ended."""
-        dropped = self.rows(f"SELECT pid, pg_terminate_backend(pid) {_OTHERS}")
-        pids = {pid for pid, _ in dropped}
-        self._wait_until_gone(pids)
-        return pids
+        return self._drop("true")
 
     def terminate(self, pid: int) -> None:
         """Cuts one connection; returns when its backend ended."""
         self.rows("SELECT pg_terminate_backend(%s)", pid)
         self._wait_until_gone({pid})
+
+    def _drop(self, condition: LiteralString) -> set[int]:
+        dropped = self.rows(f"SELECT pid, pg_terminate_backend(pid) {_OTHERS} AND {condition}")
+        pids = {pid for pid, _ in dropped}
+        self._wait_until_gone(pids)
+        return pids
 
     def _wait_until_gone(self, pids: set[int]) -> None:
         deadline = time.monotonic() + START_DEADLINE_SECONDS
@@ -343,6 +360,10 @@ class PostgresServer:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"backends do not end: {left}")
             time.sleep(POLL_SECONDS)
+
+    def save(self) -> None:
+        """Every commit outlives the processes; this makes the next start the quicker one."""
+        self.client.execute("CHECKPOINT")
 
     def forget(self) -> None:
         """Empties fanwire's tables, whichever are there, but leaves its schema's version."""
@@ -354,6 +375,12 @@ class PostgresServer:
             self.client.execute(f"TRUNCATE {table} CASCADE")
 
 
+# By what they said last, as PostgreSQL does not tell who listens: LISTEN, whose session it is, or
+# the empty statement for a sign of life, which is also what is shown of a new connection.
+_LISTENS: LiteralString = (
+    "state = 'idle' AND (query ~* '^((un)?listen|select pg_backend_pid)'"
+    " OR query = '' AND state_change > backend_start + interval '1 second')"
+)
 _OTHERS: LiteralString = (
     "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 )

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -11,12 +12,19 @@ import pytest
 import fanwire
 from tests.deadlines import until
 from tests.redis_server import RedisServer
+from tests.servers import AnyServer
 
 Handler = Callable[[str, Any], Coroutine[Any, Any, None]]
-PubSub = fanwire.RedisPubSub | fanwire.MemoryPubSub | fanwire.UploadProgressPublisher
+PubSub = (
+    fanwire.RedisPubSub
+    | fanwire.PostgresPubSub
+    | fanwire.MemoryPubSub
+    | fanwire.UploadProgressPublisher
+)
 
-# Instances of the first three kinds understand each other; the others keep to themselves.
-BROKERED = ["redis", "publisher-redis", "publisher-memory"]
+# Instances of these meet others of their kind; the others keep to themselves.
+SERVED = ["redis", "publisher-redis", "postgres", "publisher-postgres"]
+BROKERED = [*SERVED, "publisher-memory"]
 KINDS = [*BROKERED, "memory", "memory-json"]
 
 TURNS = 20
@@ -99,7 +107,7 @@ class Backend:
     """Makes instances of one kind that meet at one broker, under a prefix of their own."""
 
     kind: str
-    server: RedisServer | None
+    server: AnyServer | None
     prefix: str = field(default_factory=lambda: f"pyview-{next(_numbers)}:")
     made: list[PubSub] = field(default_factory=list)
 
@@ -114,8 +122,17 @@ class Backend:
         options.setdefault("channel_prefix", self.prefix)
         if self.kind == "redis":
             return fanwire.RedisPubSub(url, **options)
+        if self.kind == "postgres":
+            return fanwire.PostgresPubSub(url, **options)
         options.setdefault("manager", fanwire.ConnectionManager())
         return fanwire.UploadProgressPublisher(url, **options)
+
+    def say(self, topic: str, message: Any) -> None:
+        """Publishes as another program would that keeps to the documented wire."""
+        assert self.server is not None
+        of_redis = isinstance(self.server, RedisServer)
+        payload = {"topic": topic, "message": message} if of_redis else message
+        self.server.publish(self.prefix + topic, json.dumps(payload))
 
     async def started(self, **options: Any) -> PubSub:
         pubsub = self.make(**options)
@@ -127,8 +144,9 @@ class Backend:
 async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
     """Of the kind that a mark below names. Test modules take it over: it is not in conftest.py."""
     kind = request.param
-    server = request.getfixturevalue("redis_server") if kind.endswith("redis") else None
-    made = Backend(kind, server)
+    broker = kind.removeprefix("publisher-")
+    served = kind in SERVED
+    made = Backend(kind, request.getfixturevalue(f"{broker}_server") if served else None)
     yield made
     for pubsub in made.made:
         await pubsub.stop()
@@ -136,14 +154,17 @@ async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
 
 every_kind = pytest.mark.parametrize("backend", KINDS, indirect=True)
 brokered_kinds = pytest.mark.parametrize("backend", BROKERED, indirect=True)
+served_kinds = pytest.mark.parametrize("backend", SERVED, indirect=True)
 redis_kinds = pytest.mark.parametrize("backend", ["redis", "publisher-redis"], indirect=True)
 # Where a message becomes JSON on its way.
 travelling_kinds = pytest.mark.parametrize("backend", [*BROKERED, "memory-json"], indirect=True)
 # A publisher is not told how much may wait for a session.
 bounded_kinds = pytest.mark.parametrize(
-    "backend", ["redis", "memory", "memory-json"], indirect=True
+    "backend", ["redis", "postgres", "memory", "memory-json"], indirect=True
 )
 only_redis = pytest.mark.parametrize("backend", ["redis"], indirect=True)
+# Nothing but topics, at a server.
+topic_kinds = pytest.mark.parametrize("backend", ["redis", "postgres"], indirect=True)
 
 
 def figures(pubsub: PubSub) -> dict[str, Any]:

@@ -202,6 +202,14 @@ class RedisServer:
             )
         return self._client
 
+    def save(self) -> None:
+        """What was published so far outlives the process."""
+        self.client.save()
+
+    def forget(self) -> None:
+        """A history would be the next test's upload's past."""
+        self.client.flushall()
+
     def publish(self, channel: str | bytes, payload: str | bytes) -> int:
         """Publishes as any other program would; returns how many clients received it."""
         return int(self.client.publish(channel, payload))

@@ -14,16 +14,16 @@ import fanwire
 from tests.conftest import Unique, WatcherFactory
 from tests.deadlines import until
 from tests.events import Tap, flushed, settled
-from tests.redis_server import RedisServer
+from tests.servers import AnyServer
 
 Make = Callable[..., fanwire.EventPublisher]
 
 
 @pytest.fixture
-def make(redis_server: RedisServer) -> Iterator[Make]:
+def make(any_server: AnyServer) -> Iterator[Make]:
     made: list[fanwire.EventPublisher] = []
 
-    def make(url: str = redis_server.url, **options: Any) -> fanwire.EventPublisher:
+    def make(url: str = any_server.url, **options: Any) -> fanwire.EventPublisher:
         made.append(fanwire.EventPublisher(url, **options))
         return made[-1]
 
@@ -33,8 +33,8 @@ def make(redis_server: RedisServer) -> Iterator[Make]:
 
 
 @pytest.fixture
-def tap(redis_server: RedisServer) -> Iterator[Tap]:
-    tap = Tap(redis_server)
+def tap(any_server: AnyServer) -> Iterator[Tap]:
+    tap = Tap(any_server)
     yield tap
     tap.close()
 
@@ -73,7 +73,7 @@ def test_the_payloads_are_those_of_the_replaced_code(make: Make, tap: Tap) -> No
     assert list(dated.items()) == [("timestamp", "theirs"), ("a", 1), ("b", 2)]
 
 
-def test_the_channels(make: Make, redis_server: RedisServer, unique: Unique) -> None:
+def test_the_channels(make: Make, any_server: AnyServer, unique: Unique) -> None:
     def channels(of: Any) -> list[str]:
         return [of.CHANNEL_LOGS, of.CHANNEL_EVENTS, of.CHANNEL_STATS]
 
@@ -88,9 +88,9 @@ def test_the_channels(make: Make, redis_server: RedisServer, unique: Unique) -> 
     named = make(namespace=unique("named"))
     assert channels(named) == [f"{unique('named')}:{name}" for name in ("logs", "events", "stats")]
     assert channels(fanwire.EventPublisher) == standard
-    with Own(redis_server.url) as own:
+    with Own(any_server.url) as own:
         for publisher, namespace in ((named, unique("named")), (own, unique("own"))):
-            tap = Tap(redis_server, namespace)
+            tap = Tap(any_server, namespace)
             publisher.publish_log({"n": 1})
             publisher.publish_event("e", {"n": 2})
             publisher.publish_stats({"n": 3})
@@ -214,9 +214,9 @@ def test_closed_by_many_threads_at_once(make: Make, tap: Tap) -> None:
     assert [message["type"] for _, message in tap.messages()] == ["once"]
 
 
-def test_one_that_is_let_go_still_publishes(redis_server: RedisServer, tap: Tap) -> None:
+def test_one_that_is_let_go_still_publishes(any_server: AnyServer, tap: Tap) -> None:
     for n in range(20):
-        fanwire.EventPublisher(redis_server.url).publish_event("let go", {"n": n})
+        fanwire.EventPublisher(any_server.url).publish_event("let go", {"n": n})
     seen: list[int] = []
     for _ in range(2000):
         seen += [message["data"]["n"] for _, message in tap.messages()]
@@ -225,11 +225,11 @@ def test_one_that_is_let_go_still_publishes(redis_server: RedisServer, tap: Tap)
     assert sorted(seen) == list(range(20))
 
 
-def test_it_can_be_extended(redis_server: RedisServer, tap: Tap) -> None:
+def test_it_can_be_extended(any_server: AnyServer, tap: Tap) -> None:
     class Daemon(fanwire.EventPublisher):
         def __init__(self, name: str) -> None:
             self.name = name
-            super().__init__(redis_server.url)
+            super().__init__(any_server.url)
 
         def publish_event(self, event_type: str, data: Any = None) -> None:
             super().publish_event(event_type, {"daemon": self.name, **(data or {})})

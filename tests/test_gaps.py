@@ -7,6 +7,7 @@ import pytest
 
 import fanwire
 from tests import histories
+from tests.broker_proxy import broker_proxy
 from tests.conftest import Unique
 from tests.connections import StallingConnection
 from tests.deadlines import bounded, until
@@ -23,7 +24,7 @@ from tests.histories import (
     publish,
 )
 from tests.redis_server import RedisServer
-from tests.resp_proxy import resp_proxy
+from tests.servers import AnyServer
 
 make_instance = histories.make_instance
 
@@ -49,11 +50,11 @@ async def reconnected(instance: Instance, times: int) -> None:
 
 @pytest.mark.parametrize("lost", [{2}, {3, 4}, {2, 4}, {2, 3, 4, 5, 6, 7, 8}], ids=str)
 async def test_what_was_lost_comes_before_anything_newer(
-    own_redis: RedisServer, make_instance: InstanceFactory, unique: Unique, lost: set[int]
+    own_server: AnyServer, make_instance: InstanceFactory, unique: Unique, lost: set[int]
 ) -> None:
     upload = unique("upload")
-    worker = await make_instance(own_redis.url, start=False)
-    async with resp_proxy(own_redis) as proxy:
+    worker = await make_instance(own_server.url, start=False)
+    async with broker_proxy(own_server) as proxy:
         instance = await make_instance(proxy.url)
         clients = [await instance.watch(upload, user=f"user {n}") for n in range(3)]
         await instance.until_figure("snapshots", 3)
@@ -69,12 +70,12 @@ async def test_what_was_lost_comes_before_anything_newer(
 
 
 async def test_what_was_lost_in_the_first_place(
-    own_redis: RedisServer, make_instance: InstanceFactory, unique: Unique
+    own_server: AnyServer, make_instance: InstanceFactory, unique: Unique
 ) -> None:
     """Nothing was kept when the client came, so the first message that it sees is not the first."""
     upload = unique("upload")
-    worker = await make_instance(own_redis.url, start=False)
-    async with resp_proxy(own_redis) as proxy:
+    worker = await make_instance(own_server.url, start=False)
+    async with broker_proxy(own_server) as proxy:
         instance = await make_instance(proxy.url)
         client = await instance.watch(upload)
         await instance.until_figure("snapshots", 1)
@@ -89,7 +90,7 @@ async def test_what_comes_while_a_gap_is_filled_waits_for_its_turn(
 ) -> None:
     upload, another = unique("upload"), unique("another")
     worker = await make_instance(own_redis.url, start=False)
-    async with resp_proxy(own_redis) as proxy:
+    async with broker_proxy(own_redis) as proxy:
         instance = await make_instance(proxy.url)
         client = await instance.watch(upload)
         other = await instance.watch(another, user="other")
@@ -123,19 +124,19 @@ async def test_what_comes_while_a_gap_is_filled_waits_for_its_turn(
 
 
 async def test_the_listener_is_cut_while_messages_pour_in(
-    own_redis: RedisServer, make_instance: InstanceFactory, unique: Unique
+    own_server: AnyServer, make_instance: InstanceFactory, unique: Unique
 ) -> None:
     uploads = [unique(f"upload {n}") for n in range(5)]
-    instance = await make_instance(own_redis.url, history=LARGE)
-    worker = await make_instance(own_redis.url, history=LARGE, start=False)
+    instance = await make_instance(own_server.url, history=LARGE)
+    worker = await make_instance(own_server.url, history=LARGE, start=False)
     clients = {upload: await instance.watch(upload, user=upload) for upload in uploads}
     await instance.until_figure("snapshots", 5)
     dropped: set[int] = set()
     for number in range(1, 201):
         for upload in uploads:
             await worker.publish(upload, note(number))
-        if number % 40 == 0 and own_redis.listeners() - dropped:
-            dropped |= own_redis.drop_listeners()
+        if number % 40 == 0 and own_server.listeners() - dropped:
+            dropped |= own_server.drop_listeners()
     assert dropped
     for client in clients.values():
         await client.reached(200)
@@ -144,21 +145,21 @@ async def test_the_listener_is_cut_while_messages_pour_in(
 
 
 async def test_everybody_is_cut_while_two_publish(
-    own_redis: RedisServer, make_instance: InstanceFactory, unique: Unique
+    own_server: AnyServer, make_instance: InstanceFactory, unique: Unique
 ) -> None:
     """What a publisher had under way is sent again, and yet comes once."""
     upload, count = unique("upload"), 400
-    instance = await make_instance(own_redis.url, history=LARGE)
+    instance = await make_instance(own_server.url, history=LARGE)
     client = await instance.watch(upload)
     await instance.until_figure("snapshots", 1)
     workers = {
-        name: await make_instance(own_redis.url, history=LARGE, start=False) for name in "ab"
+        name: await make_instance(own_server.url, history=LARGE, start=False) for name in "ab"
     }
     for number in range(count):
         for name, worker in workers.items():
             assert worker.publisher.publish_nowait(upload, note(number, by=name))
         if number % 100 == 50:
-            own_redis.drop_clients()
+            own_server.drop_clients()
         await asyncio.sleep(0)
     for worker in workers.values():
         await until(
@@ -193,11 +194,11 @@ async def test_the_output_buffer_is_too_small(
 
 
 async def test_what_nobody_publishes_after_is_found_at_the_reconnect(
-    own_redis: RedisServer, make_instance: InstanceFactory, unique: Unique
+    own_server: AnyServer, make_instance: InstanceFactory, unique: Unique
 ) -> None:
     upload = unique("upload")
-    worker = await make_instance(own_redis.url, start=False)
-    async with resp_proxy(own_redis) as proxy:
+    worker = await make_instance(own_server.url, start=False)
+    async with broker_proxy(own_server) as proxy:
         instance = await make_instance(proxy.url)
         client = await instance.watch(upload)
         await instance.until_figure("snapshots", 1)
@@ -205,17 +206,17 @@ async def test_what_nobody_publishes_after_is_found_at_the_reconnect(
         proxy.swallows = lambda push: push.seen in {2, 3}
         await worker.publish(upload, progress(1), note(2))
         await until(lambda: len(proxy.swallowed) == 2, "they are lost")
-        own_redis.drop_listeners()
+        own_server.drop_listeners()
         await client.saw(1, 2, 3)
         await instance.publisher.stop()
 
 
 async def test_more_is_lost_than_is_kept(
-    own_redis: RedisServer, make_instance: InstanceFactory, unique: Unique
+    own_server: AnyServer, make_instance: InstanceFactory, unique: Unique
 ) -> None:
     upload, few = unique("upload"), fanwire.History(size=5)
-    worker = await make_instance(own_redis.url, history=few, start=False)
-    async with resp_proxy(own_redis) as proxy:
+    worker = await make_instance(own_server.url, history=few, start=False)
+    async with broker_proxy(own_server) as proxy:
         instance = await make_instance(proxy.url, history=few)
         client = await instance.watch(upload)
         await instance.until_figure("snapshots", 1)
@@ -233,17 +234,17 @@ async def test_more_is_lost_than_is_kept(
 
 
 async def test_the_server_is_emptied(
-    own_redis: RedisServer, make_instance: InstanceFactory, unique: Unique
+    own_server: AnyServer, make_instance: InstanceFactory, unique: Unique
 ) -> None:
-    upload, instance = unique("upload"), await make_instance(own_redis.url)
+    upload, instance = unique("upload"), await make_instance(own_server.url)
     client = await instance.watch(upload)
     await instance.until_figure("snapshots", 1)
     await instance.publish(upload, *notes(3))
-    own_redis.client.flushall()
+    own_server.forget()
     await instance.publish(upload, progress(1), note(4))
     await client.saw(1, 2, 3, RESYNC, 1, 2)
     assert faults(client.texts) == []
-    own_redis.client.flushall()
+    own_server.forget()
     # One that comes now finds nothing, and is a watcher like the other from the next message on.
     late = await instance.watch(upload, user="late")
     await instance.until_figure("snapshots", 2)
@@ -287,7 +288,7 @@ async def test_a_history_that_went_back(
 ) -> None:
     """A server is restored from an old copy, or a replica that was behind takes over."""
     upload = unique("upload")
-    async with resp_proxy(own_redis) as proxy:
+    async with broker_proxy(own_redis) as proxy:
         instance = await make_instance(proxy.url)
         worker = await make_instance(own_redis.url, start=False)
         client = await instance.watch(upload)
@@ -315,11 +316,11 @@ async def test_a_history_that_went_back(
 
 @pytest.mark.timeout(120)
 async def test_comings_and_goings_under_faults(
-    own_redis: RedisServer, make_instance: InstanceFactory, unique: Unique
+    own_server: AnyServer, make_instance: InstanceFactory, unique: Unique
 ) -> None:
     """Clients come, leave and come back, messages get lost, and connections are cut."""
     upload, enough = unique("upload"), asyncio.Event()
-    worker = await make_instance(own_redis.url, history=LARGE, start=False)
+    worker = await make_instance(own_server.url, history=LARGE, start=False)
     published = 0
 
     async def pour() -> None:
@@ -327,7 +328,7 @@ async def test_comings_and_goings_under_faults(
         while not enough.is_set():
             _, published = await publish(worker.publisher, upload, note(published + 1))
 
-    async with resp_proxy(own_redis) as proxy:
+    async with broker_proxy(own_server) as proxy:
         proxy.swallows = lambda push: isinstance(push.seen, int) and push.seen % 9 < 2
         instance = await make_instance(proxy.url, history=LARGE)
         staying = [await instance.watch(upload, user=f"staying {n}") for n in range(5)]
@@ -340,7 +341,7 @@ async def test_comings_and_goings_under_faults(
             visits.append((since[1] + 1 if since else 1, client))
             await until(lambda client=client: client.texts, "something for the visitor")  # type: ignore[misc]
             if visit % 20 == 10:
-                own_redis.drop_listeners()
+                own_server.drop_listeners()
             await instance.manager.disconnect("visitor", client)
         enough.set()
         await bounded(pouring)

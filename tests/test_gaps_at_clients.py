@@ -6,6 +6,7 @@ import pytest
 
 import fanwire
 from tests import histories
+from tests.broker_proxy import broker_proxy
 from tests.conftest import Broker, Unique
 from tests.connections import RecordingConnection, StallingConnection
 from tests.deadlines import until
@@ -21,7 +22,7 @@ from tests.histories import (
 )
 from tests.outages import troubles
 from tests.redis_server import RedisServer
-from tests.resp_proxy import resp_proxy
+from tests.servers import AnyServer
 
 make_instance = histories.make_instance
 
@@ -106,11 +107,11 @@ async def test_progress_is_coalesced_and_never_goes_back(
 
 
 async def test_what_is_filled_in_is_coalesced_too(
-    own_redis: RedisServer, make_instance: InstanceFactory, unique: Unique
+    own_server: AnyServer, make_instance: InstanceFactory, unique: Unique
 ) -> None:
     upload = unique("upload")
-    worker = await make_instance(own_redis.url, start=False)
-    async with resp_proxy(own_redis) as proxy:
+    worker = await make_instance(own_server.url, start=False)
+    async with broker_proxy(own_server) as proxy:
         instance = await make_instance(proxy.url, manager=fanwire.ConnectionManager())
         client = await slow_client(instance, upload)
         proxy.swallows = lambda push: push.seen in range(3, 30)

@@ -9,12 +9,22 @@ import pytest
 import fanwire
 from tests.conftest import RedisFactory
 from tests.deadlines import bounded, until
+from tests.servers import AnyServer
 
 Change = tuple[str, str, str | None]
-Listener = fanwire.RedisPubSub | fanwire.UploadProgressPublisher
+Listener = fanwire.RedisPubSub | fanwire.PostgresPubSub | fanwire.UploadProgressPublisher
 Make = Callable[..., Listener]
 
-both = pytest.mark.parametrize("make", [fanwire.RedisPubSub, fanwire.UploadProgressPublisher])
+both = pytest.mark.parametrize(
+    ("make", "own_server"),
+    [
+        (fanwire.RedisPubSub, "redis"),
+        (fanwire.PostgresPubSub, "postgres"),
+        (fanwire.UploadProgressPublisher, "redis"),
+        (fanwire.UploadProgressPublisher, "postgres"),
+    ],
+    indirect=["own_server"],
+)
 
 
 def steps(changes: list[Change]) -> list[tuple[str, str]]:
@@ -22,8 +32,8 @@ def steps(changes: list[Change]) -> list[tuple[str, str]]:
 
 
 @both
-async def test_a_listener_tells_of_each_change_once(make: Make, make_redis: RedisFactory) -> None:
-    server, changes = make_redis(), list[Change]()
+async def test_a_listener_tells_of_each_change_once(make: Make, own_server: AnyServer) -> None:
+    server, changes = own_server, list[Change]()
     listener = make(server.url, on_state_change=lambda *change: changes.append(change))
     assert listener.health()["state"] == "stopped"
     assert listener.health()["last_heard_seconds"] is None
@@ -53,8 +63,8 @@ async def test_a_listener_tells_of_each_change_once(make: Make, make_redis: Redi
 
 
 @both
-async def test_a_broker_that_never_was_there(make: Make, make_redis: RedisFactory) -> None:
-    server = make_redis()
+async def test_a_broker_that_never_was_there(make: Make, own_server: AnyServer) -> None:
+    server = own_server
     server.kill()
     listener = make(server.url)
     await bounded(listener.start())
@@ -65,7 +75,7 @@ async def test_a_broker_that_never_was_there(make: Make, make_redis: RedisFactor
     await bounded(listener.stop())
 
 
-@both
+@pytest.mark.parametrize("make", [fanwire.RedisPubSub, fanwire.UploadProgressPublisher])
 async def test_what_is_wrong_for_good(make: Make, make_redis: RedisFactory) -> None:
     server, changes = make_redis(password="right-one"), list[Change]()
     url = f"redis://:wrong-one@127.0.0.1:{server.port}"

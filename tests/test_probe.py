@@ -9,13 +9,14 @@ import pytest
 
 import fanwire
 from tests import histories
+from tests.broker_proxy import broker_proxy
 from tests.conftest import PublisherFactory, Unique
 from tests.deadlines import bounded, until
 from tests.histories import InstanceFactory, commands, note, progress
 from tests.outages import troubles
 from tests.pubsub import Recorder
 from tests.redis_server import RedisServer
-from tests.resp_proxy import resp_proxy
+from tests.servers import AnyServer
 
 make_instance = histories.make_instance
 
@@ -57,14 +58,14 @@ def probed(server: RedisServer) -> set[bytes | str]:
 
 
 async def test_a_deaf_listener_is_found_and_connects_anew(
-    own_redis: RedisServer,
+    own_server: AnyServer,
     make_instance: InstanceFactory,
     unique: Unique,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     upload, changes = unique("upload"), list[tuple[str, str, str | None]]()
-    worker = await make_instance(own_redis.url, start=False)
-    async with resp_proxy(own_redis) as proxy:
+    worker = await make_instance(own_server.url, start=False)
+    async with broker_proxy(own_server) as proxy:
         instance = await make_instance(
             proxy.url, on_state_change=lambda *change: changes.append(change)
         )

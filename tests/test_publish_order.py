@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 
 import fanwire
+from tests.broker_proxy import broker_proxy
 from tests.conftest import PublisherFactory
 from tests.deadlines import until
 from tests.histories import note
 from tests.redis_server import RedisServer
-from tests.resp_proxy import resp_proxy
 from tests.test_publish_outage import Heard
 
 CALL = re.compile(rb"(EVALSHA\r\n\$40\r\n)[0-9a-f]{40}")
@@ -43,7 +43,7 @@ async def test_nothing_overtakes_what_was_refused(
 ) -> None:
     heard = Heard(own_redis)
     refuses = own_redis.client.script_load(REFUSES) if refusal == "refused" else "0" * 40
-    async with resp_proxy(own_redis) as proxy:
+    async with broker_proxy(own_redis) as proxy:
         publisher = make_publisher(proxy.url, history=fanwire.History(), publish_timeout_seconds=20)
         await publisher.publish_progress("u", note(0))
         proxy.hold_answers()

@@ -9,8 +9,10 @@ import pytest
 import fanwire
 from tests.conftest import PublisherFactory
 from tests.deadlines import bounded, until
+from tests.histories import kept
 from tests.outages import troubles
 from tests.redis_server import RedisServer
+from tests.servers import AnyServer
 
 HISTORY = fanwire.History()
 QUICK = {"connect_timeout_seconds": 0.2, "publish_timeout_seconds": 0.2}
@@ -55,11 +57,11 @@ async def published(publisher: fanwire.UploadProgressPublisher) -> None:
 
 
 async def test_what_is_published_meanwhile_waits_coalesced_and_in_order(
-    own_redis: RedisServer, make_publisher: PublisherFactory, caplog: pytest.LogCaptureFixture
+    own_server: AnyServer, make_publisher: PublisherFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    publisher = make_publisher(own_redis.url, history=HISTORY)
+    publisher = make_publisher(own_server.url, history=HISTORY)
     await publisher.publish_progress("a", progress(0))
-    own_redis.kill()
+    own_server.kill()
     statuses = []
     for n in range(1, 6):
         receipt = await bounded(publisher.publish_progress("a", progress(n), receipt=True))
@@ -74,11 +76,10 @@ async def test_what_is_published_meanwhile_waits_coalesced_and_in_order(
     assert stats["publish_failed"] == 0
     assert stats["pending_messages"] == 13 - stats["publish_coalesced"]
     assert stats["publish_coalesced"] >= 7  # the very first may have been taken out already
-    own_redis.start()
+    own_server.start()
     await published(publisher)
     assert publisher.stats()["published"] == 14 - stats["publish_coalesced"]
-    kept: Any = own_redis.client.xrange("fanwire:{a}:log")
-    numbers = [number(json.loads(fields[b"d"])) for _, fields in kept]
+    numbers = [number(message) for message in kept(own_server, "a")]
     assert numbers[-3:] == [5, 6, 7]
     assert numbers == sorted(set(numbers))
     again = await publisher.publish_progress("a", progress(9), receipt=True)
@@ -90,11 +91,11 @@ async def test_what_is_published_meanwhile_waits_coalesced_and_in_order(
 
 
 async def test_without_an_outbox_a_message_fails_at_once(
-    own_redis: RedisServer, make_publisher: PublisherFactory
+    own_server: AnyServer, make_publisher: PublisherFactory
 ) -> None:
     for options in ({"outbox": None}, {"strict": True}):
-        publisher = make_publisher(own_redis.url, **options)
-        own_redis.kill()
+        publisher = make_publisher(own_server.url, **options)
+        own_server.kill()
         if "strict" in options:
             with pytest.raises(fanwire.PublishError):
                 await bounded(publisher.publish_progress("a", progress(1)))
@@ -103,14 +104,14 @@ async def test_without_an_outbox_a_message_fails_at_once(
             assert receipt == fanwire.Receipt("failed")
         assert publisher.stats()["publish_failed"] == 1
         assert publisher.stats()["pending_messages"] == 0
-        own_redis.start()
+        own_server.start()
 
 
 async def test_an_outbox_that_is_full(
-    own_redis: RedisServer, make_publisher: PublisherFactory
+    own_server: AnyServer, make_publisher: PublisherFactory
 ) -> None:
-    publisher = make_publisher(own_redis.url, outbox=fanwire.Outbox(messages=3))
-    own_redis.kill()
+    publisher = make_publisher(own_server.url, outbox=fanwire.Outbox(messages=3))
+    own_server.kill()
     await bounded(publisher.publish_progress("x", done(0)))
     for upload in "ab":
         assert publisher.publish_nowait(upload, progress(1))
@@ -123,16 +124,16 @@ async def test_an_outbox_that_is_full(
     stats = publisher.stats()
     assert (stats["publish_dropped"], stats["publish_refused"]) == (3, 2)
     assert stats["pending_messages"] == 3
-    own_redis.start()
+    own_server.start()
     await published(publisher)
     assert publisher.stats()["published"] == 3
 
 
 async def test_an_outbox_is_bounded_in_bytes(
-    own_redis: RedisServer, make_publisher: PublisherFactory
+    own_server: AnyServer, make_publisher: PublisherFactory
 ) -> None:
-    publisher = make_publisher(own_redis.url, outbox=fanwire.Outbox(bytes=1_000))
-    own_redis.kill()
+    publisher = make_publisher(own_server.url, outbox=fanwire.Outbox(bytes=1_000))
+    own_server.kill()
     await bounded(publisher.publish_progress("x", "x" * 398))
     assert publisher.publish_nowait("x", "x" * 398)
     assert not publisher.publish_nowait("x", "x" * 398)
@@ -141,15 +142,15 @@ async def test_an_outbox_is_bounded_in_bytes(
 
 
 async def test_what_has_waited_for_too_long_expires(
-    own_redis: RedisServer, make_publisher: PublisherFactory
+    own_server: AnyServer, make_publisher: PublisherFactory
 ) -> None:
-    publisher = make_publisher(own_redis.url, outbox=fanwire.Outbox(seconds=0.05))
-    own_redis.kill()
+    publisher = make_publisher(own_server.url, outbox=fanwire.Outbox(seconds=0.05))
+    own_server.kill()
     for n in range(3):
         await bounded(publisher.publish_progress("x", done(n)))
     await until(lambda: publisher.stats()["publish_expired"] == 3, "all have expired")
     assert publisher.stats()["pending_messages"] == 0
-    own_redis.start()
+    own_server.start()
 
     async def publish_anew() -> None:
         while not publisher.stats()["published"]:
@@ -160,12 +161,12 @@ async def test_what_has_waited_for_too_long_expires(
 
 
 async def test_messages_of_unclear_fate_are_published_exactly_once_with_a_history(
-    own_redis: RedisServer, make_publisher: PublisherFactory
+    own_server: AnyServer, make_publisher: PublisherFactory
 ) -> None:
-    publisher = make_publisher(own_redis.url, history=HISTORY, **QUICK)
+    publisher = make_publisher(own_server.url, history=HISTORY, **QUICK)
     await publisher.publish_progress("u", done(0))
     for stall in range(3):
-        own_redis.pause()
+        own_server.pause()
         receipts = await bounded(
             asyncio.gather(
                 *(
@@ -175,10 +176,9 @@ async def test_messages_of_unclear_fate_are_published_exactly_once_with_a_histor
             )
         )
         assert {receipt.status for receipt in receipts} == {"queued"}
-        own_redis.resume()
+        own_server.resume()
         await published(publisher)
-    kept: Any = own_redis.client.xrange("fanwire:{u}:log")
-    numbers = [json.loads(fields[b"d"])["n"] for _, fields in kept]
+    numbers = [message["n"] for message in kept(own_server, "u")]
     assert numbers == list(range(61))
     assert publisher.stats()["published"] == 61
     assert publisher.stats()["publish_failed"] == 0
@@ -203,30 +203,29 @@ async def test_messages_of_unclear_fate_are_not_sent_again_without_a_history(
 
 
 async def test_connections_that_are_cut_lose_and_repeat_nothing_with_a_history(
-    own_redis: RedisServer, make_publisher: PublisherFactory
+    own_server: AnyServer, make_publisher: PublisherFactory
 ) -> None:
-    publisher = make_publisher(own_redis.url, history=fanwire.History(size=5_000))
+    publisher = make_publisher(own_server.url, history=fanwire.History(size=5_000))
     for n in range(2_000):
         assert publisher.publish_nowait("u", done(n))
         if n % 200 == 100:
-            own_redis.drop_clients()
+            own_server.drop_clients()
             await asyncio.sleep(0)
     await published(publisher)
-    kept: Any = own_redis.client.xrange("fanwire:{u}:log")
-    numbers = [json.loads(fields[b"d"])["n"] for _, fields in kept]
+    numbers = [message["n"] for message in kept(own_server, "u")]
     assert numbers == list(range(2_000))
     assert publisher.stats()["publish_failed"] == 0
 
 
 async def test_stop_lets_out_what_waits_when_the_broker_comes_back(
-    own_redis: RedisServer, make_publisher: PublisherFactory
+    own_server: AnyServer, make_publisher: PublisherFactory
 ) -> None:
-    publisher = make_publisher(own_redis.url)
-    own_redis.kill()
+    publisher = make_publisher(own_server.url)
+    own_server.kill()
     await bounded(publisher.publish_progress("u", done(1)))
     stopping = asyncio.ensure_future(publisher.stop(drain_seconds=20.0))
     await asyncio.sleep(0)
-    own_redis.start()
+    own_server.start()
     await bounded(stopping)
     assert publisher.stats()["published"] == 1
     assert publisher.stats()["publish_failed"] == 0
@@ -234,18 +233,18 @@ async def test_stop_lets_out_what_waits_when_the_broker_comes_back(
 
 @pytest.mark.parametrize("drain_seconds", [0, 0.05])
 async def test_stop_does_not_wait_for_a_broker_that_hangs(
-    own_redis: RedisServer, make_publisher: PublisherFactory, drain_seconds: float
+    own_server: AnyServer, make_publisher: PublisherFactory, drain_seconds: float
 ) -> None:
-    publisher = make_publisher(own_redis.url)
+    publisher = make_publisher(own_server.url)
     await publisher.publish_progress("u", 1)
-    own_redis.pause()
+    own_server.pause()
     try:
         for n in range(5):
             assert publisher.publish_nowait("u", n)
         await bounded(publisher.stop(drain_seconds=drain_seconds), deadline_seconds=2.0)
         assert publisher.stats()["publish_failed"] == 5
     finally:
-        own_redis.resume()
+        own_server.resume()
 
 
 @pytest.mark.parametrize("drain_seconds", [-1, float("nan"), float("inf")])

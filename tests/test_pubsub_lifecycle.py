@@ -24,9 +24,9 @@ from tests.pubsub import (
     brokered_kinds,
     every_kind,
     figures,
-    only_redis,
-    redis_kinds,
+    served_kinds,
     settled,
+    topic_kinds,
     until_figures,
 )
 from tests.test_pubsub_protocol import CLASSES, ignore
@@ -70,7 +70,7 @@ async def test_what_was_wanted_before_the_start(
     assert recorder.messages == [1, 2, 3, 4]
 
 
-@redis_kinds
+@served_kinds
 async def test_what_is_wanted_after_a_stop(backend: Backend) -> None:
     instance, recorder = await backend.started(), Recorder()
     await instance.subscribe_topic("s", "before", recorder)
@@ -83,7 +83,7 @@ async def test_what_is_wanted_after_a_stop(backend: Backend) -> None:
     assert recorder.messages == ["before", "between"]
 
 
-@redis_kinds
+@served_kinds
 async def test_handlers_finish_what_they_began_when_it_stops(backend: Backend) -> None:
     instance, gated = await backend.started(), Gated()
     await instance.subscribe_topic("s", "t", gated)
@@ -95,7 +95,7 @@ async def test_handlers_finish_what_they_began_when_it_stops(backend: Backend) -
     assert gated.cancelled == 0
 
 
-@only_redis
+@topic_kinds
 async def test_running(backend: Backend) -> None:
     instance: Any = backend.make()
     seen = [instance.running]

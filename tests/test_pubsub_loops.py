@@ -23,13 +23,14 @@ from tests.pubsub import (
     brokered_kinds,
     every_kind,
     figures,
-    only_redis,
     settled,
+    topic_kinds,
     until_figures,
 )
 
 backend = pubsub.backend
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+NAMES = {"redis": "RedisPubSub", "postgres": "PostgresPubSub"}
 every_loop = pytest.mark.parametrize(
     "make_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
 )
@@ -226,14 +227,15 @@ FORK = textwrap.dedent(
     import fanwire
     from tests.pubsub import Recorder, settled
 
-    url, prefix = sys.argv[1:]
+    name, url, prefix = sys.argv[1:]
+    make = getattr(fanwire, name)
 
     async def speak(instance, name):
         for n in range(3):
             await instance.broadcast("t", [name, n])
 
     async def a_life(name):
-        instance, recorder = fanwire.RedisPubSub(url, prefix, strict=True), Recorder()
+        instance, recorder = make(url, prefix, strict=True), Recorder()
         await instance.start()
         await instance.subscribe_topic("s", "own", recorder)
         await instance.broadcast("own", 1)
@@ -259,7 +261,7 @@ FORK = textwrap.dedent(
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     async def main():
-        instance, recorder = fanwire.RedisPubSub(url, prefix, strict=True), Recorder()
+        instance, recorder = make(url, prefix, strict=True), Recorder()
         await instance.start()
         await instance.subscribe_topic("s", "t", recorder)
         await speak(instance, "parent before")
@@ -275,14 +277,14 @@ FORK = textwrap.dedent(
 )
 
 
-@only_redis
+@topic_kinds
 async def test_a_process_that_listens_forks(backend: Backend) -> None:
     assert backend.server is not None
     outside, recorder = await backend.started(), Recorder()
     await outside.subscribe_topic("s", "t", recorder)
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-c", FORK, backend.server.url, backend.prefix],
+        [sys.executable, "-c", FORK, NAMES[backend.kind], backend.server.url, backend.prefix],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_SECONDS,
@@ -305,7 +307,8 @@ UNSTOPPED = textwrap.dedent(
     from tests.pubsub import Gated
 
     async def main():
-        for instance in (fanwire.RedisPubSub(sys.argv[1]), fanwire.MemoryPubSub()):
+        make = getattr(fanwire, sys.argv[1])
+        for instance in (make(sys.argv[2]), fanwire.MemoryPubSub()):
             gated = Gated()
             await instance.start()
             await instance.subscribe_topic("s", "t", gated)
@@ -319,12 +322,12 @@ UNSTOPPED = textwrap.dedent(
 )
 
 
-@only_redis
+@topic_kinds
 async def test_an_interpreter_ends_without_stop(backend: Backend) -> None:
     assert backend.server is not None
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-c", UNSTOPPED, backend.server.url],
+        [sys.executable, "-c", UNSTOPPED, NAMES[backend.kind], backend.server.url],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_SECONDS,

@@ -19,7 +19,7 @@ from tests.pubsub import (
     PubSub,
     Recorder,
     every_kind,
-    redis_kinds,
+    served_kinds,
     settled,
     travelling_kinds,
 )
@@ -163,7 +163,7 @@ def test_anything_that_json_can_carry(messages: list[Any]) -> None:
     asyncio.run(main())
 
 
-@redis_kinds
+@served_kinds
 async def test_a_thousand_random_messages_through_the_broker(backend: Backend) -> None:
     chance, characters = random.Random(11), [*range(0xD800), 0x1F680]
 

@@ -41,6 +41,12 @@ NAMES = [
 ]
 
 
+def names_of(backend: Backend) -> list[str]:
+    """PostgreSQL cannot carry a NUL, and says so."""
+    of_postgres = backend.kind.endswith("postgres")
+    return [name for name in NAMES if not (of_postgres and "\0" in name)]
+
+
 @every_kind
 async def test_a_broadcast_reaches_every_session_of_the_topic(backend: Backend) -> None:
     instance = await backend.started()
@@ -217,6 +223,8 @@ async def test_all_but_one_session_on_every_instance(backend: Backend) -> None:
 @every_kind
 @pytest.mark.parametrize("session", ["", "s", "größe 🚀", '"}\\', "nul\x00"], ids=ascii)
 async def test_any_session_id(backend: Backend, session: str) -> None:
+    if backend.kind.endswith("postgres"):
+        session = session.replace("\0", "\1")  # it cannot carry a NUL
     instance, named, other = await backend.started(), Recorder(), Recorder()
     await instance.subscribe_topic(session, "t", named)
     await instance.subscribe_topic(session + "x", "t", other)
@@ -234,15 +242,16 @@ async def test_any_session_id(backend: Backend, session: str) -> None:
 @every_kind
 async def test_a_topic_is_a_name_and_never_a_pattern(backend: Backend) -> None:
     instance = await backend.started()
-    recorders = {name: Recorder(name) for name in NAMES}
+    names = names_of(backend)
+    recorders = {name: Recorder(name) for name in names}
     for name, recorder in recorders.items():
         await instance.subscribe_topic("s", name, recorder)
-    for name in [*NAMES, "x", "room:a", "room:b1", "hello", "h*llo", "counter "]:
+    for name in [*names, "x", "room:a", "room:b1", "hello", "h*llo", "counter "]:
         await instance.broadcast(name, name)
     await settled(instance, "s")
     for name, recorder in recorders.items():
         assert recorder.calls == [(name, name)]
-    for name in NAMES:
+    for name in names:
         await instance.unsubscribe_topic("s", name)
         await instance.broadcast(name, "too late")
     await settled(instance, "s")
@@ -255,10 +264,11 @@ async def test_a_topic_is_a_name_and_never_a_pattern(backend: Backend) -> None:
 async def test_any_prefix(backend: Backend, prefix: str) -> None:
     here = await backend.started(channel_prefix=prefix)
     there = await backend.started(channel_prefix=prefix)
-    recorders = {name: Recorder(name) for name in NAMES}
+    names = names_of(backend)
+    recorders = {name: Recorder(name) for name in names}
     for name, recorder in recorders.items():
         await there.subscribe_topic("s", name, recorder)
-    for name in NAMES:
+    for name in names:
         await here.broadcast(name, name)
     await settled(there, "s")
     for name, recorder in recorders.items():
@@ -317,7 +327,9 @@ async def test_a_topic_beside_an_upload_of_the_same_channel(backend: Backend, pr
         await listening.stop()
 
 
-@pytest.mark.parametrize("backend", ["publisher-redis", "publisher-memory"], indirect=True)
+@pytest.mark.parametrize(
+    "backend", ["publisher-redis", "publisher-postgres", "publisher-memory"], indirect=True
+)
 async def test_a_publisher_serves_uploads_and_topics_side_by_side(backend: Backend) -> None:
     manager, connection, recorder = fanwire.ConnectionManager(), RecordingConnection(), Recorder()
     both: Any = fanwire.UploadProgressPublisher(

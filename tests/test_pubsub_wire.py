@@ -20,6 +20,7 @@ from tests.pubsub import (
     settled,
     until_figures,
 )
+from tests.redis_server import RedisServer
 from tests.reference_pubsub import ReferencePubSub
 
 backend = pubsub.backend
@@ -54,10 +55,14 @@ async def reference(backend: Backend) -> AsyncIterator[ReferencePubSub]:
     await made.stop()
 
 
+def server_of(backend: Backend) -> RedisServer:
+    assert isinstance(backend.server, RedisServer)
+    return backend.server
+
+
 def publish(backend: Backend, topic: str, payload: str | bytes) -> int:
     """As any other program might, right or wrong; how many clients received it."""
-    assert backend.server is not None
-    return backend.server.publish(backend.prefix + topic, payload)
+    return server_of(backend).publish(backend.prefix + topic, payload)
 
 
 # Beside the reference
@@ -121,12 +126,11 @@ async def test_one_interface(backend: Backend, reference: ReferencePubSub) -> No
 
 
 def tap(backend: Backend, *topics: str) -> Any:
-    assert backend.server is not None
-    listening = backend.server.client.pubsub(  # type: ignore[no-untyped-call]
+    listening = server_of(backend).client.pubsub(  # type: ignore[no-untyped-call]
         ignore_subscribe_messages=True
     )
     listening.subscribe(*(backend.prefix + topic for topic in topics))
-    until_blocking(backend.server.listeners, "the tap is subscribed")
+    until_blocking(server_of(backend).listeners, "the tap is subscribed")
     return listening
 
 
@@ -266,8 +270,7 @@ async def test_a_flood_of_nonsense_is_logged_in_few_lines(
     backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     instance, recorder = await listener(backend)
-    assert backend.server is not None
-    with backend.server.client.pipeline(transaction=False) as pipeline:
+    with server_of(backend).client.pipeline(transaction=False) as pipeline:
         for _ in range(2_000):
             pipeline.publish(backend.prefix + "t", "nonsense")
         pipeline.execute()

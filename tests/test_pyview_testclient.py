@@ -61,15 +61,17 @@ def two_pages_share_a_counter(client: TestClient) -> None:
             page.shows(2)
 
 
-Make = Callable[[], fanwire.RedisPubSub | fanwire.MemoryPubSub]
+Make = Callable[[], fanwire.RedisPubSub | fanwire.PostgresPubSub | fanwire.MemoryPubSub]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "postgres"])
 def make(request: pytest.FixtureRequest) -> Make:
     if request.param == "memory":
         return lambda: fanwire.MemoryPubSub(json=True)
-    server: RedisServer = request.getfixturevalue("redis_server")
-    return lambda: fanwire.RedisPubSub(server.url)
+    url: str = request.getfixturevalue(f"{request.param}_server").url
+    if request.param == "redis":
+        return lambda: fanwire.RedisPubSub(url)
+    return lambda: fanwire.PostgresPubSub(url)
 
 
 def test_an_app_factory_is_used_again_and_again(make: Make) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 import fanwire
 from tests import histories
+from tests.broker_proxy import broker_proxy
 from tests.conftest import Broker, Unique
 from tests.deadlines import bounded, until
 from tests.histories import (
@@ -23,7 +24,7 @@ from tests.histories import (
     publish,
 )
 from tests.redis_server import RedisServer
-from tests.resp_proxy import resp_proxy
+from tests.servers import AnyServer
 
 make_instance = histories.make_instance
 
@@ -327,12 +328,12 @@ async def test_no_gap_and_nothing_twice_while_messages_pour_in(
 
 
 async def test_others_are_not_held_up_by_a_newcomer(
-    own_redis: RedisServer, make_instance: InstanceFactory, unique: Unique
+    own_server: AnyServer, make_instance: InstanceFactory, unique: Unique
 ) -> None:
     """While the history does not answer, what comes is for those who are up to date."""
     upload = unique("upload")
-    worker = await make_instance(own_redis.url, start=False)
-    async with resp_proxy(own_redis) as proxy:
+    worker = await make_instance(own_server.url, start=False)
+    async with broker_proxy(own_server) as proxy:
         instance = await make_instance(proxy.url)
         await worker.publish(upload, note(1), progress(1))
         watching = await instance.watch(upload)

@@ -18,6 +18,7 @@ from tests.histories import (
     progress,
 )
 from tests.redis_server import RedisServer
+from tests.servers import AnyServer
 
 make_instance = histories.make_instance
 
@@ -29,15 +30,18 @@ DONE = fanwire.CoalesceRule("/kind", ("done",))
 
 @pytest.mark.parametrize("down", ["killed", "paused"])
 async def test_it_comes_when_the_broker_is_back(
-    own_redis: RedisServer, make_instance: InstanceFactory, unique: Unique, down: str
+    own_server: AnyServer, make_instance: InstanceFactory, unique: Unique, down: str
 ) -> None:
     upload = unique("upload")
     instance = await make_instance(
-        own_redis.url, connect_timeout_seconds=0.5, publish_timeout_seconds=0.5
+        own_server.url, connect_timeout_seconds=0.5, publish_timeout_seconds=0.5
     )
     await instance.publish(upload, note(1), progress(1), note(2))
-    own_redis.client.save()
-    take_down: dict[str, Callable[[], None]] = {"killed": own_redis.kill, "paused": own_redis.pause}
+    own_server.save()
+    take_down: dict[str, Callable[[], None]] = {
+        "killed": own_server.kill,
+        "paused": own_server.pause,
+    }
     take_down[down]()
     try:
         client = await bounded(instance.watch(upload))
@@ -47,7 +51,7 @@ async def test_it_comes_when_the_broker_is_back(
         await bounded(instance.manager.subscribe_upload("bob", upload))
         assert client.texts == unnamed.texts == []
     finally:
-        {"killed": own_redis.start, "paused": own_redis.resume}[down]()
+        {"killed": own_server.start, "paused": own_server.resume}[down]()
     await client.saw(2, 3)
     await unnamed.saw(2, 3)
     assert faults(client.texts) == []

@@ -21,7 +21,7 @@ from tests.conftest import Unique
 from tests.deadlines import DEADLINE_SECONDS, until
 from tests.interpreters import ROOT, environment
 from tests.messages import completed, progress
-from tests.redis_server import RedisServer
+from tests.servers import AnyServer
 
 
 class Instance:
@@ -91,20 +91,20 @@ class Instance:
 
 
 @pytest.fixture
-def instances(redis_server: RedisServer) -> Iterator[tuple[Instance, Instance]]:
+def instances(any_server: AnyServer) -> Iterator[tuple[Instance, Instance]]:
     with ExitStack() as stack:
         yield (
-            stack.enter_context(Instance(redis_server.url)),
-            stack.enter_context(Instance(redis_server.unix_url)),
+            stack.enter_context(Instance(any_server.url)),
+            stack.enter_context(Instance(any_server.unix_url)),
         )
 
 
 @pytest.fixture
-def instances_with_history(redis_server: RedisServer) -> Iterator[tuple[Instance, Instance]]:
+def instances_with_history(any_server: AnyServer) -> Iterator[tuple[Instance, Instance]]:
     with ExitStack() as stack:
         yield (
-            stack.enter_context(Instance(redis_server.url, "history")),
-            stack.enter_context(Instance(redis_server.unix_url, "history")),
+            stack.enter_context(Instance(any_server.url, "history")),
+            stack.enter_context(Instance(any_server.unix_url, "history")),
         )
 
 

@@ -24,6 +24,7 @@ def build(url: str, *, history: bool = False) -> Contender:
         manager,
         publisher,
         topics=lambda: fanwire.RedisPubSub(url),
+        postgres=fanwire.PostgresPubSub,
         events=fanwire.EventPublisher,
         another=build,
     )

@@ -29,7 +29,12 @@ from fanwire.pyview.hub import HubAdapter
 
 TOPIC = "counter"
 
-Backend = fanwire.RedisPubSub | fanwire.MemoryPubSub | fanwire.UploadProgressPublisher
+Backend = (
+    fanwire.RedisPubSub
+    | fanwire.PostgresPubSub
+    | fanwire.MemoryPubSub
+    | fanwire.UploadProgressPublisher
+)
 
 _PAGE = LiveTemplate(
     Template(
@@ -89,4 +94,6 @@ def make_app(pubsub: Backend | None, **options: Any) -> PyView:
 
 def create() -> PyView:
     """For ``uvicorn --factory``."""
-    return make_app(fanwire.RedisPubSub(os.environ["FANWIRE_URL"]))
+    url = os.environ["FANWIRE_URL"]
+    of_postgres = url.startswith("postgresql:")
+    return make_app(fanwire.PostgresPubSub(url) if of_postgres else fanwire.RedisPubSub(url))

@@ -1,17 +1,21 @@
-"""A proxy before redis-server that understands what is pushed to listeners, and keeps some back.
+"""A proxy before a server that understands what is pushed to listeners, and keeps some back.
 
 It makes a listener deaf while the server goes on answering, loses single messages, and holds up the
-answers to everybody who does not listen. Who listens is known by the name of its connection.
+answers to everybody who does not listen. Who listens is known by what it says: with Redis the name
+of its connection, with PostgreSQL the statement LISTEN.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.histories import seen
+from tests.postgres_server import DATABASE, OWNER, PostgresServer
 from tests.redis_server import RedisServer
+from tests.servers import AnyServer
 
 CHUNK_BYTES = 64 << 10
 MESSAGES = {b"message": 3, b"pmessage": 4}
@@ -51,11 +55,55 @@ def read_answer(data: bytes, at: int = 0) -> tuple[Any, int] | None:
     return values, end
 
 
-def push_of(value: Any) -> Push | None:
-    """The message that a listener is given, if it is one."""
-    if isinstance(value, list) and value and MESSAGES.get(value[0]) == len(value):
-        return Push(value[-2], value[-1])
-    return None
+class Resp:
+    """What passes between Redis and its clients."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.port = server.port
+
+    def url(self, port: int) -> str:
+        return f"redis://127.0.0.1:{port}"
+
+    def is_of_listener(self, question: bytes) -> bool:
+        return b"fanwire-listener" in question
+
+    def read(self, data: bytes, at: int) -> tuple[Push | None, int] | None:
+        """Where an answer ends, with the message to a listener that it may be."""
+        answer = read_answer(data, at)
+        if answer is None:
+            return None
+        value, end = answer
+        if isinstance(value, list) and value and MESSAGES.get(value[0]) == len(value):
+            return Push(value[-2], value[-1]), end
+        return None, end
+
+
+class Postgres:
+    """What passes between PostgreSQL and its clients, in clear text."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self.port = server.port
+
+    def url(self, port: int) -> str:
+        return f"postgresql://{OWNER}@127.0.0.1:{port}/{DATABASE}?sslmode=disable"
+
+    def is_of_listener(self, question: bytes) -> bool:
+        return b"LISTEN" in question
+
+    def read(self, data: bytes, at: int) -> tuple[Push | None, int] | None:
+        """A type, a length, and for a notification: a process id, a channel and a payload."""
+        if len(data) < at + 5:
+            return None
+        end = at + 1 + int.from_bytes(data[at + 1 : at + 5])
+        if len(data) < end:
+            return None
+        if data[at : at + 1] != b"A":
+            return None, end
+        channel, payload = data[at + 9 : end - 1].split(b"\0")
+        if framed := re.match(rb"~m(\d+):", payload):
+            rest = payload[framed.end() :]
+            channel, payload = rest[: int(framed[1])], rest[int(framed[1]) :]
+        return Push(channel, payload), end
 
 
 @dataclass(eq=False)
@@ -68,15 +116,15 @@ class _Passage:
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class RespProxy:
+class BrokerProxy:
     """Listens on a port of its own.
 
     ``swallows`` says of every message to a listener whether it is lost, ``swallowed`` has those
     that were. ``alters`` gets what others than listeners ask, and gives what the server gets.
     """
 
-    def __init__(self, server: RedisServer) -> None:
-        self._broker = ("127.0.0.1", server.port)
+    def __init__(self, server: AnyServer) -> None:
+        self._language = Resp(server) if isinstance(server, RedisServer) else Postgres(server)
         self._passages: set[_Passage] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._answers = True
@@ -90,7 +138,7 @@ class RespProxy:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}"
+        return self._language.url(self.port)
 
     def deafen(self) -> None:
         """No message reaches those who listen now; everything else that they are told does."""
@@ -121,7 +169,7 @@ class RespProxy:
         self._tasks.add(task)
         try:
             await self._connects.wait()
-            broker = await asyncio.open_connection(*self._broker)
+            broker = await asyncio.open_connection("127.0.0.1", self._language.port)
             try:
                 await self._carry((reader, writer), broker)
             finally:
@@ -161,7 +209,7 @@ class RespProxy:
     async def _ask(self, passage: _Passage, reader: asyncio.StreamReader) -> None:
         with suppress(ConnectionError):
             while chunk := await reader.read(CHUNK_BYTES):
-                if not passage.is_listener and b"fanwire-listener" in chunk:
+                if not passage.is_listener and self._language.is_of_listener(chunk):
                     passage.is_listener = True
                     self.listeners += 1
                 if not passage.is_listener:
@@ -183,19 +231,19 @@ class RespProxy:
     def _let_through(self, passage: _Passage, data: bytes) -> tuple[bytes, bytes]:
         """What the listener gets, and what is not complete yet."""
         through, at = b"", 0
-        while (answer := read_answer(data, at)) is not None:
-            push = push_of(answer[0])
+        while (answer := self._language.read(data, at)) is not None:
+            push, end = answer
             if push is not None and (passage.is_deaf or self.swallows(push)):
                 self.swallowed.append(push)
             else:
-                through += data[at : answer[1]]
-            at = answer[1]
+                through += data[at:end]
+            at = end
         return through, data[at:]
 
 
 @asynccontextmanager
-async def resp_proxy(server: RedisServer) -> AsyncIterator[RespProxy]:
-    proxy = RespProxy(server)
+async def broker_proxy(server: AnyServer) -> AsyncIterator[BrokerProxy]:
+    proxy = BrokerProxy(server)
     serving = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     proxy.port = serving.sockets[0].getsockname()[1]
     try:

@@ -86,6 +86,11 @@ impl Backlog {
         self.kept.is_empty()
     }
 
+    /// The lowest number among them.
+    pub fn oldest(&self) -> Option<u64> {
+        self.kept.values().map(|kept| kept.item.number).min()
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -96,6 +101,9 @@ impl Backlog {
         let since = *item.since.get_or_insert_with(Instant::now);
         if let Some(at) = self.replaceable(&item.outgoing) {
             self.bytes += item.outgoing.payload.len();
+            if let Some(old) = self.kept.get(&at) {
+                item.number = old.item.number; // in its place, and it came no later
+            }
             if let Some(old) = self.kept.insert(at, Kept { item, since }) {
                 self.bytes -= old.size();
                 let receipt = Receipt { status: Status::Coalesced, ..Receipt::default() };

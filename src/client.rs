@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -17,7 +18,7 @@ use crate::message::Outgoing;
 use crate::outbox::{Item, Outbox};
 use crate::post::{LoopMailbox, Post, Reply};
 use crate::router::Router;
-use crate::stats::ClientStats;
+use crate::stats::{ClientStats, Counter};
 use crate::supervise::{Started, Uploads};
 use crate::{publish, runtime, supervise};
 
@@ -249,10 +250,10 @@ impl Client {
             );
             if let Some(publishing) = publishing {
                 let unsent = outbox.waiting().0;
+                stats.publish_failed.add(unsent as u64); // before a flush sees them gone
                 let given_up = outbox.give_up();
                 publishing.abort();
                 drop(publishing.await);
-                stats.publish_failed.add(unsent as u64);
                 drop(given_up); // answers whoever waits
                 if unsent > 0 {
                     let text = format!("{url}: stopped, {unsent} messages that waited are lost");
@@ -308,6 +309,33 @@ impl Client {
         outbox.waiting()
     }
 
+    /// Waits until everything published so far has been taken or has failed, for `limit` at most.
+    ///
+    /// An error: what is to wait cannot be started.
+    pub fn flush(&self, limit: Duration) -> Result<Flush, Error> {
+        let outbox = Arc::clone(&self.process().outbox);
+        outbox.flush();
+        let count = outbox.came();
+        let (tell, told) = sync_channel(1);
+        if outbox.is_past(count) {
+            let _there_is_room = tell.try_send(true);
+            return Ok(Flush { told });
+        }
+        let stats = Arc::clone(&self.stats);
+        let lost = move |outbox: &Outbox| {
+            let counts = [&stats.publish_failed, &stats.publish_expired, &stats.publish_dropped];
+            outbox.overflowed() + counts.into_iter().map(Counter::get).sum::<u64>()
+        };
+        let before = lost(&outbox);
+        let ask = async move {
+            let past = tokio::time::timeout(limit, outbox.past(count)).await.is_ok();
+            let _gate = runtime::gate();
+            let _told_or_gone = tell.try_send(past && lost(&outbox) == before);
+        };
+        drop(runtime::spawn(ask)?); // it ends by itself
+        Ok(Flush { told })
+    }
+
     fn outbox(&self) -> Result<Arc<Outbox>, Error> {
         let mut process = self.process();
         if process.publishing.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -332,6 +360,23 @@ impl Client {
             std::mem::forget(std::mem::replace(&mut *process, fresh));
         }
         process
+    }
+}
+
+/// Somebody's waiting for what is published.
+#[derive(Debug)]
+pub struct Flush {
+    told: Receiver<bool>,
+}
+
+impl Flush {
+    /// Waits; None where the time is up first. Otherwise whether the broker has taken it all.
+    pub fn wait(&mut self, limit: Duration) -> Option<bool> {
+        match self.told.recv_timeout(limit) {
+            Ok(whole) => Some(whole),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(false),
+        }
     }
 }
 

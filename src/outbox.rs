@@ -33,23 +33,31 @@ pub struct Item {
     pub reply: Option<Reply>,
     /// Since when it has waited out an outage.
     pub since: Option<Instant>,
+    /// How many came to the outbox before it; given there.
+    pub number: u64,
 }
 
 impl Item {
     /// A message that has not waited.
     pub fn new(outgoing: Outgoing, reply: Option<Reply>) -> Self {
-        Self { outgoing, reply, since: None }
+        Self { outgoing, reply, since: None, number: 0 }
     }
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     queue: VecDeque<Item>,
+    /// Messages that ever came.
+    came: u64,
+    /// Those of them that found no room when an outage began.
+    overflowed: u64,
     /// Bytes of payload, those in hand included.
     bytes: usize,
     /// Messages taken by [`Outbox::next`] and not yet [`Outbox::done`].
     in_hand: usize,
     bytes_in_hand: usize,
+    /// The lowest number among those in hand.
+    first_in_hand: Option<u64>,
     /// Messages that [`Outbox::next`] gave last: where there was more than one, more than one will come.
     last: usize,
     /// Whether what waits is to be sent; never while nothing waits.
@@ -62,9 +70,23 @@ struct Inner {
 }
 
 impl Inner {
-    fn add(&mut self, item: Item) {
+    fn add(&mut self, mut item: Item) {
+        self.number(&mut item);
         self.bytes += item.outgoing.payload.len();
         self.queue.push_back(item);
+    }
+
+    fn number(&mut self, item: &mut Item) {
+        item.number = self.came;
+        self.came += 1;
+    }
+
+    /// The lowest number among what is not done with. What waits out an outage is out of order, and
+    /// looked through.
+    fn oldest(&self) -> Option<u64> {
+        let queued = self.queue.front().map(|item| item.number);
+        let kept = self.backlog.as_ref().and_then(|backlog| backlog.oldest());
+        [queued, self.first_in_hand, kept].into_iter().flatten().min()
     }
 
     fn has_backlog(&self) -> bool {
@@ -80,12 +102,13 @@ impl Inner {
 
     fn hand_over(&mut self, batch: Vec<Item>) -> Vec<Item> {
         (self.in_hand, self.last) = (batch.len(), batch.len());
+        self.first_in_hand = batch.iter().map(|item| item.number).min();
         self.bytes_in_hand = batch.iter().map(|item| item.outgoing.payload.len()).sum();
         batch
     }
 
     fn put_down(&mut self) {
-        self.in_hand = 0;
+        (self.in_hand, self.first_in_hand) = (0, None);
         self.bytes -= std::mem::take(&mut self.bytes_in_hand);
     }
 }
@@ -95,7 +118,8 @@ impl Inner {
 pub struct Outbox {
     inner: Mutex<Inner>,
     filled: Notify,
-    emptied: Notify,
+    /// Some of what waited waits no longer.
+    left: Notify,
     /// None where nothing is kept during an outage.
     keeping: Option<Arc<Keeping>>,
 }
@@ -169,6 +193,8 @@ impl Outbox {
             let inner = &mut *guard;
             match &mut inner.backlog {
                 Some(backlog) if inner.down => {
+                    item.number = inner.came;
+                    inner.came += 1;
                     let reply = item.reply.take();
                     let kept = backlog.push(item, &mut answers);
                     let queued = Receipt { status: Status::Queued, ..Receipt::default() };
@@ -185,6 +211,7 @@ impl Outbox {
             }
         };
         self.filled.notify_one();
+        self.left.notify_waiters();
         for (reply, outcome) in answers {
             reply.give(outcome);
         }
@@ -213,13 +240,13 @@ impl Outbox {
         for item in inner.queue.drain(..) {
             if backlog.push(classified(item), &mut answers).is_err() {
                 keeping.stats.publish_refused.add(1);
+                inner.overflowed += 1;
             }
         }
         backlog.expire(&mut answers);
         backlog.answer(&mut answers);
-        if backlog.is_empty() {
-            self.emptied.notify_waiters();
-        }
+        drop(guard);
+        self.left.notify_waiters();
         answers
     }
 
@@ -269,6 +296,7 @@ impl Outbox {
                 let mut inner = self.inner.lock();
                 if let Some(backlog) = &mut inner.backlog {
                     backlog.expire(&mut Answers::new()); // nobody waits for what is kept
+                    self.left.notify_waiters();
                     let batch = backlog.take(most, bytes);
                     if !batch.is_empty() {
                         let size: usize =
@@ -296,22 +324,17 @@ impl Outbox {
         }
     }
 
-    /// Says that what [`Outbox::next`] gave last is gone, nobody knows how. Returns how many they were.
-    pub fn lose(&self) -> usize {
-        let lost = self.inner.lock().in_hand;
-        self.done();
-        lost
+    /// How many [`Outbox::next`] gave last that are not done with.
+    pub fn in_hand(&self) -> usize {
+        self.inner.lock().in_hand
     }
 
     /// Says that what [`Outbox::next`] gave last has been answered.
     pub fn done(&self) {
         let mut inner = self.inner.lock();
         inner.put_down();
-        let empty = inner.queue.is_empty() && !inner.has_backlog();
         drop(inner);
-        if empty {
-            self.emptied.notify_waiters();
-        }
+        self.left.notify_waiters();
     }
 
     /// Closes, and takes what waits: it will not be sent.
@@ -322,21 +345,56 @@ impl Outbox {
         let mut items: Vec<Item> = inner.queue.drain(..).collect();
         let bytes: usize = items.iter().map(|item| item.outgoing.payload.len()).sum();
         inner.bytes -= bytes;
+        inner.put_down();
         inner.down = false;
         if let Some(backlog) = inner.backlog.take() {
             items.extend(backlog.clear());
         }
+        drop(inner);
+        self.left.notify_waiters();
         items
     }
 
     /// Waits until nothing waits.
     pub async fn drained(&self) {
         loop {
-            let emptied = self.emptied.notified();
-            if self.waiting().0 == 0 {
-                return;
+            let left = self.left.notified();
+            {
+                let _gate = crate::runtime::gate();
+                if self.waiting().0 == 0 {
+                    return;
+                }
             }
-            emptied.await;
+            left.await;
+        }
+    }
+
+    /// How many messages ever came.
+    pub fn came(&self) -> u64 {
+        self.inner.lock().came
+    }
+
+    /// How many of them found no room when an outage began.
+    pub fn overflowed(&self) -> u64 {
+        self.inner.lock().overflowed
+    }
+
+    /// Whether none of the first so many messages waits.
+    pub fn is_past(&self, count: u64) -> bool {
+        self.inner.lock().oldest().is_none_or(|oldest| oldest >= count)
+    }
+
+    /// Waits until none of the first so many messages waits.
+    pub async fn past(&self, count: u64) {
+        loop {
+            let left = self.left.notified();
+            {
+                let _gate = crate::runtime::gate();
+                if self.is_past(count) {
+                    return;
+                }
+            }
+            left.await;
         }
     }
 
@@ -357,6 +415,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::coalesce::{Coalescer, Rule};
+    use crate::config::OutageLimits;
 
     fn outgoing(size: usize) -> Outgoing {
         Outgoing::new("upload:x".into(), Bytes::from(vec![b'1'; size]))
@@ -434,5 +494,56 @@ mod tests {
         outbox.drained().await;
         outbox.close();
         assert!(outbox.next(1, 100).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_what_came_first_does_not_wait_for_the_rest() {
+        let outbox = Outbox::default();
+        for _ in 0..2 {
+            outbox.try_push(outgoing(1), 10, 100).unwrap();
+        }
+        let count = outbox.came();
+        outbox.try_push(outgoing(1), 10, 100).unwrap();
+        assert!(!outbox.is_past(count), "it waits");
+        assert_eq!(outbox.next(2, 100).await.unwrap().len(), 2);
+        assert!(!outbox.is_past(count), "it is under way");
+        let waiting = async {
+            tokio::join!(outbox.past(count), async { outbox.done() });
+        };
+        waiting.await;
+        assert!(!outbox.is_past(outbox.came()));
+        drop(outbox.give_up());
+        outbox.past(outbox.came()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_out_an_outage_is_waited_for_until_it_expires() {
+        let limits =
+            OutageLimits { messages: 10, bytes: 100, time: std::time::Duration::from_secs(60) };
+        let coalescer = Arc::new(Coalescer::new(&[Rule::of_uploads()]).unwrap());
+        let keeping = Keeping { limits, coalescer, stats: Arc::default() };
+        let outbox = Outbox::new(Some(Arc::new(keeping)));
+        let progress = || {
+            let payload = Bytes::from_static(br#"{"action":"upload_progress"}"#);
+            Outgoing::new("upload:x".into(), payload)
+        };
+        outbox.try_push(progress(), 10, 100).unwrap();
+        let first = outbox.came();
+        outbox.try_push(outgoing(1), 10, 100).unwrap();
+        let back = outbox.next(1, 100).await.unwrap();
+        drop(outbox.hold(back));
+        outbox.try_push(progress(), 10, 100).unwrap();
+        let before = outbox.came();
+        outbox.try_push(progress(), 10, 100).unwrap();
+        assert_eq!(outbox.waiting().0, 3, "the last took the place of the one before it");
+        assert!(!outbox.is_past(first), "what came back is the same as before");
+        let mut taken = outbox.next(2, 100).await.unwrap();
+        outbox.done();
+        assert!(outbox.is_past(first) && !outbox.is_past(before), "a place is waited for");
+        assert_eq!(taken.pop().map(|item| item.number), Some(1));
+        tokio::time::advance(std::time::Duration::from_secs(61)).await;
+        let more = tokio::time::timeout(std::time::Duration::ZERO, outbox.next(1, 100)).await;
+        assert!(more.is_err(), "it has expired");
+        outbox.past(before).await;
     }
 }

@@ -52,9 +52,10 @@ const ROUNDS: usize = 3;
 pub async fn keep_running(job: Job) {
     while let Err(panic) = runtime::contained(run(&job)).await {
         let gate = runtime::gate();
-        let lost = job.outbox.lose();
+        let lost = job.outbox.in_hand();
         job.stats.panics.add(1);
         job.stats.publish_failed.add(lost as u64);
+        job.outbox.done();
         let text = format!("publishing starts over, {lost} messages are lost: {panic}");
         job.journal.add(Level::Error, text);
         drop(gate);
@@ -151,11 +152,12 @@ impl Sender {
 
     /// Sends a batch. What the broker wants to be asked again is sent again, behind the others.
     async fn send(&mut self, job: &Job, batch: Vec<Item>) -> Vec<(Item, Fate)> {
-        let mut replies: Vec<(Option<Reply>, Option<Instant>)> = Vec::with_capacity(batch.len());
+        let mut others: Vec<(Option<Reply>, Option<Instant>, u64)> =
+            Vec::with_capacity(batch.len());
         let mut outgoing: Vec<Outgoing> = Vec::with_capacity(batch.len());
         for item in batch {
             outgoing.push(item.outgoing);
-            replies.push((item.reply, item.since));
+            others.push((item.reply, item.since, item.number));
         }
         let mut fates: Vec<Option<Fate>> = Vec::new();
         fates.resize_with(outgoing.len(), || None);
@@ -213,8 +215,9 @@ impl Sender {
             let (url, reason) = (job.url.shown.clone(), "it forgets its scripts".to_owned());
             Fate::NotSent(Error::Unreachable { url, reason })
         };
-        let items = outgoing.into_iter().zip(replies);
-        let items = items.map(|(outgoing, (reply, since))| Item { outgoing, reply, since });
+        let items = outgoing.into_iter().zip(others);
+        let items =
+            items.map(|(outgoing, (reply, since, number))| Item { outgoing, reply, since, number });
         items.zip(fates.into_iter().map(|fate| fate.unwrap_or_else(never))).collect()
     }
 

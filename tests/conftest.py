@@ -16,6 +16,7 @@ from tests.pgbouncer import PgBouncer
 from tests.postgres_server import PostgresServer, Template
 from tests.redis_server import RedisServer
 from tests.servers import AnyServer
+from tests.tracking import Ear
 from tests.wire import Wire
 
 if TYPE_CHECKING:
@@ -211,6 +212,20 @@ def wire() -> Iterator[Wire]:
     wire = Wire()
     yield wire
     wire.close()
+
+
+@pytest.fixture
+def ear(redis_server: RedisServer) -> Iterator[Ear]:
+    """Hears what is published on the shared server."""
+    ear = Ear(redis_server)
+    yield ear
+    ear.close()
+
+
+@pytest.fixture
+def worker(redis_server: RedisServer) -> fanwire.UploadProgressPublisher:
+    """One on the shared server that nobody starts or stops, as a worker has it."""
+    return fanwire.UploadProgressPublisher(redis_server.url)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,9 @@ DEADLINE_SECONDS = 20.0
 # connection, everything wanted is subscribed again.
 STOP_SECONDS = 2.0
 SUBSCRIBED_AGAIN_SECONDS = 5.0
+# An interpreter whose publishers nobody closed or stopped ends within a second. What it would wait
+# for otherwise are timeouts of two seconds.
+EXIT_SECONDS = 1.8
 POLL_SECONDS = 0.005
 
 

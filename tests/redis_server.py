@@ -100,7 +100,11 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        return f"redis://{self._credentials}127.0.0.1:{self.port}"
+        return self.url_through(self.port)
+
+    def url_through(self, port: int) -> str:
+        """For who comes by another port, which a proxy listens on."""
+        return f"redis://{self._credentials}127.0.0.1:{port}"
 
     @property
     def unix_url(self) -> str:

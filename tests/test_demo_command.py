@@ -144,7 +144,7 @@ async def test_when_one_instance_dies_the_demo_says_so_and_ends(redis_server: Re
 
 def _process_of(demo: Demo, instance: Instance) -> int:
     """The child that listens on the instance's port."""
-    inodes = _listening_inodes(instance.port)
+    inodes = listening_inodes(instance.port)
     for pid in demo.children():
         held = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
         if held & inodes:
@@ -152,7 +152,7 @@ def _process_of(demo: Demo, instance: Instance) -> int:
     raise AssertionError(f"nobody listens on {instance.port}")
 
 
-def _listening_inodes(port: int) -> set[str]:
+def listening_inodes(port: int) -> set[str]:
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     listening = [row for row in rows if row[3] == "0A" and row[1].endswith(f":{port:04X}")]
     return {f"socket:[{row[9]}]" for row in listening}
@@ -163,7 +163,7 @@ async def test_the_example_of_the_repository_works(redis_server: RedisServer) ->
     command = [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port)]
     command += ["--app-dir", "examples/fastapi_upload", "--log-level", "warning"]
     with Process(command, FANWIRE_URL=redis_server.url) as example:
-        await until(lambda: _listening_inodes(port), "the example listens")
+        await until(lambda: listening_inodes(port), "the example listens")
         instance = Instance(f"http://127.0.0.1:{port}")
         watcher = await instance.connect("/ws/bob")
         await watcher.socket.send("u1")

@@ -9,13 +9,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import RedisFactory
+from tests.deadlines import EXIT_SECONDS
 from tests.events import Outage, Tap
 from tests.interpreters import ROOT, TIMEOUT_SECONDS, command, environment
 from tests.redis_server import RedisServer
-
-# What waits at the end has half a second to go out; the interpreter takes its time, too. What
-# would be waited for without that are timeouts of two seconds.
-EXIT_SECONDS = 1.8
 
 
 @contextmanager
@@ -97,7 +94,7 @@ def test_an_interpreter_ends_without_close(
         process.stdin.write("go\n")
         process.stdin.flush()
         assert process.stdout.readline() == "ending\n"  # and nothing else that would be lost here
-        _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+        _, errors = process.communicate(timeout=EXIT_SECONDS)
     assert process.returncode == status, errors
     for trouble in ("panicked", "Fatal Python error", "fatal runtime", "never awaited", "Resource"):
         assert trouble not in errors

@@ -6,13 +6,32 @@ from contextlib import AsyncExitStack
 import pytest
 import pytest_asyncio
 
-from tests.faults.plan import HISTORY_SIZES, FaultKind, Plan, Writing
+from tests.faults.faults import FaultKind
+from tests.faults.plan import HISTORY_SIZES, Plan, Writing
 from tests.faults.run import run
 from tests.faults.tally import Tally
 from tests.faults.world import World
 
 # Few that have every kind of fault, and both sizes of a history.
-SEEDS = (0, 1, 3, 38, 50, 178)
+SEEDS = (7, 11, 69, 87, 102, 108)
+# A message whose PUBLISH is refused counts as published when it is sent again
+# (test_publish_forbidden.py), so what this one has is not what is promised.
+NOT_YET = {FaultKind.NO_CHANNELS}
+# What shows that a fault did something, besides its being counted.
+BITES = {
+    FaultKind.THROTTLE: "bytes throttled",
+    FaultKind.SCRIPT_FLUSHES: "NOSCRIPT",
+    FaultKind.FLUSH_AWAY: "histories lost",
+    FaultKind.DELETE_AWAY: "histories lost",
+    FaultKind.DELETE_LOGS_AWAY: "logs lost",
+    FaultKind.OUT_OF_MEMORY: "OOM",
+    FaultKind.READ_ONLY: "READONLY",
+    FaultKind.NO_REPLICAS: "NOREPLICAS",
+    FaultKind.NO_SCRIPTS: "NOPERM",
+    FaultKind.NO_LISTENING: "NOPERM",
+    FaultKind.NO_USER: "WRONGPASS",
+    FaultKind.BLOCK: "received while a loop stood still",
+}
 # A run takes about five seconds; one that waits in vain for what is lost takes longer.
 TIMEOUT_SECONDS = 150
 
@@ -45,17 +64,47 @@ async def test_nothing_is_lost_or_it_is_told(worlds: Worlds, seed: int) -> None:
     assert outcome.injected.total() > 0
     assert outcome.ledger.accepted > 200
     assert outcome.verdict.delivered > 2_000
+    kinds = {fault.kind for fault in plan.faults}
+    bites = {what for kind, what in BITES.items() if kind in kinds}
+    assert {what for what in bites if not outcome.effects[what]} == set()
+
+
+@pytest.mark.timeout(TIMEOUT_SECONDS)
+async def test_the_same_over_memory() -> None:
+    plan = Plan.drawn_for_memory(3)
+    async with World.created(plan.history_size, in_memory=True) as world:
+        outcome = await run(world, plan)
+    assert not outcome.failed, outcome.report()
+    assert outcome.effects["received while a loop stood still"] > 0
+    assert outcome.verdict.delivered > 2_000
 
 
 def test_the_short_form_has_every_kind_of_fault() -> None:
     plans = [Plan.drawn(seed) for seed in SEEDS]
-    assert {fault.kind for plan in plans for fault in plan.faults} == set(FaultKind)
+    assert {fault.kind for plan in plans for fault in plan.faults} == set(FaultKind) - NOT_YET
     assert {plan.history_size for plan in plans} == set(HISTORY_SIZES)
 
 
 def test_a_plan_is_drawn_from_its_seed_alone() -> None:
     assert Plan.drawn(7) == Plan.drawn(7)
     assert Plan.drawn(7).faults != Plan.drawn(8).faults
+
+
+def test_further_faults_change_nothing_else_of_a_seed() -> None:
+    for seed in range(20):
+        plan, before = Plan.drawn(seed), Plan.drawn(seed, further=False)
+        assert plan.watchers == before.watchers
+        assert [upload.steps for upload in plan.uploads] == [u.steps for u in before.uploads]
+        assert set(before.faults) <= set(plan.faults)
+    # The first of them, as it has always been.
+    assert [fault.kind for fault in Plan.drawn(0, further=False).faults] == [
+        FaultKind.REFUSE,
+        FaultKind.STALL_FROM_BROKER,
+        FaultKind.STALL_FROM_BROKER,
+        FaultKind.STALL_BOTH,
+        FaultKind.STALL_TO_BROKER,
+        FaultKind.KILL_LISTENERS,
+    ]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -3,20 +3,15 @@
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from tests.conftest import Broker
-from tests.deadlines import until_blocking
-from tests.interpreters import (
-    ROOT,
-    TIMEOUT_SECONDS,
-    command,
-    environment,
-    output_of,
-    run_program,
-)
+from tests.deadlines import EXIT_SECONDS, until_blocking
+from tests.interpreters import ROOT, command, environment, output_of, run_program
 from tests.redis_server import RedisServer
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -121,6 +116,26 @@ def test_jobs_without_a_broker_leave_nothing_behind(own_redis: RedisServer) -> N
     assert int(threads) <= 2 and int(descriptors) <= 4, done.stdout
 
 
+@contextmanager
+def unstopped(url: str, how: str) -> Iterator["subprocess.Popen[str]"]:
+    """A program that has a started publisher, and is about to end without stopping it."""
+    with subprocess.Popen(
+        command("exit_unstopped", url, how),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "started\n"
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize(
     ("how", "status"),
     [
@@ -134,34 +149,31 @@ def test_jobs_without_a_broker_leave_nothing_behind(own_redis: RedisServer) -> N
     ],
 )
 def test_an_interpreter_ends_without_stop(broker: Broker, how: str, status: int) -> None:
-    done = run_program("exit_unstopped", broker.url, how)
-    assert done.returncode == status, done.stderr
-    assert done.stdout == "started\n"
+    with unstopped(broker.url, how) as process:
+        output, errors = process.communicate(timeout=EXIT_SECONDS)
+    assert (process.returncode, output) == (status, ""), errors
     for trouble in ("panicked", "Fatal Python error", "never awaited", "ResourceWarning"):
-        assert trouble not in done.stderr
+        assert trouble not in errors
     if status == 0:
-        assert done.stderr == ""
+        assert errors == ""
 
 
-def test_an_interpreter_ends_though_the_broker_stands_still(own_redis: RedisServer) -> None:
-    with subprocess.Popen(
-        command("exit_unstopped", own_redis.url, "when told"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-        cwd=ROOT,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "started\n"
+@pytest.mark.parametrize("trouble", ["still", "down"])
+def test_an_interpreter_ends_whatever_the_broker_does(own_redis: RedisServer, trouble: str) -> None:
+    with unstopped(own_redis.url, "when told") as process:
+        if trouble == "still":
             own_redis.pause()
-            _, errors = process.communicate("end\n", timeout=TIMEOUT_SECONDS)
+        else:
+            own_redis.kill()
+        try:
+            output, errors = process.communicate("end\n", timeout=EXIT_SECONDS)
         finally:
-            process.kill()
-            own_redis.resume()
-    assert (process.returncode, errors) == (0, "")
+            if trouble == "still":
+                own_redis.resume()
+    assert (process.returncode, output) == (0, ""), errors
+    assert "panicked" not in errors and "atal" not in errors
+    if trouble == "still":
+        assert errors == ""
 
 
 def test_before_and_after_initialisation() -> None:

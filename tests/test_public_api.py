@@ -130,6 +130,21 @@ def test_properties_cannot_be_set(name: str) -> None:
                 setattr(instance, node.name, None)
 
 
+def test_track_takes_what_its_tracker_takes() -> None:
+    """The arguments stand in the binary, in the stub and in Python."""
+    made_of = parameters_of_binary(fanwire.Tracker)
+    assert (made_of[0][0], made_of[-1][0]) == ("publisher", "clock")
+    assert parameters_of_binary(fanwire.UploadProgressPublisher.track) == made_of[1:-1]
+
+
+def test_a_tracker_is_documented() -> None:
+    names = [name for name in vars(fanwire.Tracker) if not name.startswith("_")]
+    assert {"advance", "stage", "message", "wrap", "percent"} <= set(names)
+    for name in names:
+        documentation = inspect.getdoc(getattr(fanwire.Tracker, name))
+        assert documentation is not None and len(documentation) > 10, name
+
+
 @pytest.mark.parametrize(
     ("error", "builtin"),
     [

@@ -9,7 +9,9 @@ from tests.interpreters import output_of
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("kind", ["shared", "closed", "let go"])
+@pytest.mark.parametrize(
+    "kind", ["shared", "tracked", "tracked without a loop", "closed", "let go"]
+)
 def test_a_thousand_jobs_leave_nothing_behind(broker: Broker, kind: str) -> None:
     (line,) = output_of("worker_jobs", broker.url, kind)
     threads, descriptors, mib = line.split()

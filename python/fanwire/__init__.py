@@ -34,12 +34,15 @@ from fanwire.types import Connection, PubSubProvider, TopicHandler
 if TYPE_CHECKING:
     from fanwire import events as events
     from fanwire import pyview as pyview
+    from fanwire.tracking import Tracker, TrackerEvent
 else:
 
     def __getattr__(name: str) -> object:
-        """These are imported when they are asked for: not everybody has PyView, or logs."""
+        """These are imported when they are asked for: not everybody has PyView, logs or jobs."""
         if name in ("events", "pyview"):
             return import_module(f"fanwire.{name}")
+        if name in ("Tracker", "TrackerEvent"):
+            return getattr(import_module("fanwire.tracking"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -63,6 +66,8 @@ __all__ = [
     "Receipt",
     "RedisPubSub",
     "TopicHandler",
+    "Tracker",
+    "TrackerEvent",
     "UploadProgressPublisher",
     "__version__",
     "get_manager",

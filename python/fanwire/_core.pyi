@@ -8,6 +8,7 @@ from typing_extensions import disjoint_base
 
 from fanwire.coalesce import CoalesceRule
 from fanwire.recovery import History, Outbox, Receipt
+from fanwire.tracking import Tracker, TrackerEvent
 from fanwire.types import Connection, TopicHandler
 
 _D = TypeVar("_D")
@@ -459,6 +460,58 @@ class UploadProgressPublisher:
         """
     def publish_to_user_nowait(self, user_id: str, message: Any) -> bool:
         """As ``publish_nowait``, for a user."""
+    def flush(self, timeout_seconds: float = 2.0) -> bool:
+        """Wait until everything published so far has gone out or failed. It blocks its thread.
+
+        Args:
+            timeout_seconds: how long to wait; 0 only looks.
+
+        Returns:
+            Whether the broker has taken it all: False when the time is up, as it is for what waits
+            out an outage, or when some failed meanwhile.
+
+        Raises:
+            ValueError: ``timeout_seconds`` is negative, or no number.
+            RuntimeError: an event loop runs in this thread, which would stand still: there, await
+                ``publish_progress``.
+        """
+    def track(
+        self,
+        upload_id: str,
+        total: float | None = None,
+        *,
+        user_id: str | None = None,
+        min_interval: float = 0.1,
+        stage: str = "queued",
+        version: int | None = None,
+        to_message: Callable[[TrackerEvent], Any] | None = None,
+        describe: Callable[[BaseException], str] | None = None,
+        exit_timeout_seconds: float = 2.0,
+    ) -> Tracker:
+        """Return a context manager that tells an upload's watchers how a job gets on.
+
+        Args:
+            upload_id: any str.
+            total: how much there is to do, in any unit; None or 0 where that is not known.
+            user_id: publish all messages to this user as well. A connection of that user that
+                watches the upload too gets them twice.
+            min_interval: seconds between two messages, but for the first one, a new stage's and the
+                last one.
+            stage: the name of the first stage.
+            version: that of the first message; each has one more than the one before. So messages
+                of an attempt that was given up are stale as soon as the next attempt, with higher
+                ones, has begun. Needs a history.
+            to_message: makes the message of a ``fanwire.TrackerEvent``; None publishes nothing.
+                Default: ``upload_progress``, and ``upload_completed`` or ``upload_failed``.
+            describe: says of an exception what the watchers may read, of which 2,000 characters
+                are sent; ``str`` shows all that it says. Default: the name of its class, which
+                gives nothing away, or "cancelled" or "interrupted".
+            exit_timeout_seconds: how long leaving the block waits for the broker to take the last
+                message. It is sent later where that is not enough.
+
+        Raises:
+            TypeError, ValueError: an argument makes no sense.
+        """
     def health(self) -> dict[str, Any]:
         """Return how the listener is, as ``RedisPubSub.health``."""
     def stats(self) -> dict[str, Any]:

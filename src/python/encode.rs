@@ -12,6 +12,7 @@ use pyo3::types::{
     PyTuple, PyType,
 };
 
+use super::path::shown;
 use super::scalars::{self, Class, class};
 use crate::message;
 
@@ -123,7 +124,7 @@ impl Failure {
     /// The same kind of error with the path in front. What the application's own code raised, from a
     /// `model_dump_json` say, is passed on as it is, with the path as a note.
     fn into_error(self, py: Python<'_>) -> PyErr {
-        let path: String = self.path.iter().rev().map(String::as_str).collect();
+        let path = shown(&self.path);
         let kind = self.error.get_type(py);
         let located = format!("message{path}: {}", self.error.value(py));
         if kind.is(py.get_type::<PyTypeError>()) {

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyException, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -14,14 +13,12 @@ use super::event_json;
 use super::logging;
 use super::options;
 use super::slot::Slot;
+use super::waiting;
 use crate::config::{BrokerUrl, Limits};
 use crate::events::queue::Kind;
 use crate::events::shorten::LEAST;
-use crate::events::{CLOSING, Channels, Flush, Publisher, Settings};
+use crate::events::{CLOSING, Channels, Publisher, Settings};
 use crate::journal::Level;
-
-/// Signals are looked after this often while something waits.
-const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
 const NAMESPACE: &str = "codeworm";
 
@@ -296,11 +293,9 @@ impl EventPublisher {
     #[pyo3(signature = (timeout_seconds=2.0))]
     fn flush(&self, py: Python<'_>, timeout_seconds: f64) -> PyResult<bool> {
         let inner = self.inner()?;
-        let limit = Duration::try_from_secs_f64(timeout_seconds).map_err(|_| {
-            let text = format!("timeout_seconds must not be negative: {timeout_seconds}");
-            PyValueError::new_err(text)
-        })?;
-        let whole = wait(py, inner.publisher.flush(), limit)?;
+        let limit = waiting::limit(timeout_seconds)?;
+        let mut flush = inner.publisher.flush();
+        let whole = waiting::wait(py, limit, |time| flush.wait(time))?;
         inner.drain(py);
         Ok(whole == Some(true))
     }
@@ -309,7 +304,8 @@ impl EventPublisher {
     /// does nothing. Afterwards events and stats raise RuntimeError, and log lines are only counted.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let inner = self.inner()?;
-        let waited = wait(py, inner.publisher.close(), CLOSING);
+        let mut closing = inner.publisher.close();
+        let waited = waiting::wait(py, CLOSING, |time| closing.wait(time));
         if !matches!(waited, Ok(Some(_))) {
             inner.publisher.give_up();
         }
@@ -389,19 +385,6 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         BUSY.set(false);
-    }
-}
-
-/// None where the time is up first.
-fn wait(py: Python<'_>, mut flush: Flush, limit: Duration) -> PyResult<Option<bool>> {
-    let begun = Instant::now();
-    loop {
-        let left = limit.saturating_sub(begun.elapsed());
-        let whole = py.detach(|| flush.wait(left.min(SIGNALS_EVERY)));
-        if whole.is_some() || left.is_zero() {
-            return Ok(whole);
-        }
-        py.check_signals()?;
     }
 }
 

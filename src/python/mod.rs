@@ -7,6 +7,7 @@ mod broker;
 mod callbacks;
 mod connections;
 mod coroutine;
+mod current;
 mod decode;
 mod encode;
 mod errors;
@@ -20,12 +21,14 @@ mod migrate;
 mod operation;
 mod options;
 mod orjson;
+mod path;
 mod protocol;
 mod publisher;
 mod pubsub;
 mod pump;
 mod pumps;
 mod receipts;
+mod records;
 mod scalars;
 mod sessions;
 mod slot;
@@ -33,6 +36,7 @@ mod states;
 mod topics;
 mod turns;
 mod views;
+mod waiting;
 
 use pyo3::prelude::*;
 
@@ -45,6 +49,8 @@ mod _core {
     use pyo3::types::PyDict;
 
     #[pymodule_export]
+    use super::current::{get_publisher, init_publisher};
+    #[pymodule_export]
     use super::event_publisher::EventPublisher;
     #[pymodule_export]
     use super::manager::{ConnectionManager, get_manager, init_manager};
@@ -55,7 +61,7 @@ mod _core {
     #[pymodule_export]
     use super::protocol::ClientMessage;
     #[pymodule_export]
-    use super::publisher::{UploadProgressPublisher, get_publisher, init_publisher};
+    use super::publisher::UploadProgressPublisher;
     #[pymodule_export]
     use super::pubsub::{BrokerPubSub, PostgresPubSub, RedisPubSub};
     #[pymodule_export]

@@ -10,6 +10,7 @@ use pyo3::types::{
     PyBool, PyDate, PyDateTime, PyDelta, PyDict, PyFloat, PyInt, PyList, PyString, PyTime, PyTuple,
 };
 
+use super::path::shown;
 use super::scalars::{Class, class};
 
 /// As deep as orjson goes, which also ends circular structures.
@@ -55,8 +56,7 @@ impl Failure {
                 PyValueError::new_err(format!("{what}: more than {limit} bytes as JSON"))
             }
             Self::Unfit { reason, cause, path } => {
-                let path: String = path.iter().rev().map(String::as_str).collect();
-                let error = PyTypeError::new_err(format!("{what}{path}: {reason}"));
+                let error = PyTypeError::new_err(format!("{what}{}: {reason}", shown(&path)));
                 error.set_cause(py, cause);
                 error
             }

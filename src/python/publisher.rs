@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::{PyBool, PyDict, PyInt, PyString, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::answer::Answer;
 use super::broker::{Broker, BrokerOptions, Takes, publish};
@@ -17,15 +17,16 @@ use super::logging;
 use super::manager;
 use super::operation::Operation;
 use super::options::{self, Given};
+use super::records;
 use super::slot::Slot;
 use super::topics::{self, SessionOptions};
+use super::waiting;
 use crate::channel;
 use crate::client::Client;
-use crate::history::{LARGEST, MEMBER};
 use crate::journal::Level;
 use crate::lane::LaneLimits;
 use crate::message::Outgoing;
-use crate::recording::{Recorder, Unfit};
+use crate::recording::Recorder;
 use crate::router;
 use crate::supervise::Uploads;
 
@@ -111,10 +112,10 @@ impl UploadProgressPublisher {
         let payload = encode::to_bytes(message)?;
         topics::within(payload.len(), client.limits().max_message_bytes)?;
         let outgoing = recorder.record(&client.coalescer, upload_id, &payload);
-        let mut outgoing = outgoing.map_err(|unfit| unfit_error(unfit, message))?;
+        let mut outgoing = outgoing.map_err(|unfit| records::unfit(unfit, message))?;
         if let Some(record) = &mut outgoing.record {
             record.key = key.map(|key| (&*key).into());
-            record.version = version.map(version_of).transpose()?;
+            record.version = version.map(records::version).transpose()?;
         }
         Ok(outgoing)
     }
@@ -327,6 +328,64 @@ impl UploadProgressPublisher {
         Ok(Self::nowait(py, client, outgoing))
     }
 
+    /// Waits until everything published so far has gone out or failed. It blocks its thread, but for
+    /// signals.
+    ///
+    /// Args:
+    ///     timeout_seconds: how long to wait; 0 only looks.
+    ///
+    /// Returns:
+    ///     Whether the broker has taken it all: False when the time is up, as it is for what waits out
+    ///     an outage, or when some failed meanwhile.
+    ///
+    /// Raises:
+    ///     ValueError: `timeout_seconds` is negative, or no number.
+    ///     RuntimeError: an event loop runs in this thread, which would stand still.
+    #[pyo3(signature = (timeout_seconds=2.0))]
+    fn flush(&self, py: Python<'_>, timeout_seconds: f64) -> PyResult<bool> {
+        let limit = waiting::limit(timeout_seconds)?;
+        waiting::refuse_in_loop(py, "await publish_progress() instead")?;
+        let client = self.inner()?.broker.client(py)?;
+        let Ok(mut flush) = client.flush(limit) else { return Ok(false) };
+        let whole = waiting::wait(py, limit, |time| flush.wait(time))?;
+        logging::drain(py, &client.journal);
+        Ok(whole == Some(true))
+    }
+
+    /// A context manager that tells an upload's watchers how a job gets on.
+    ///
+    /// Args:
+    ///     upload_id: any str.
+    ///     total: how much there is to do, in any unit; None or 0 where that is not known.
+    ///     user_id: publish all messages to this user as well.
+    ///     min_interval: seconds between two messages, but for the first one, a new stage's and the
+    ///         last one.
+    ///     stage: the name of the first stage.
+    ///     version: that of the first message; each has one more than the one before. Needs a history.
+    ///     to_message: makes the message of a `fanwire.TrackerEvent`; None publishes nothing. Default:
+    ///         `upload_progress`, and `upload_completed` or `upload_failed`.
+    ///     describe: says of an exception what the watchers may read. Default: the name of its class.
+    ///     exit_timeout_seconds: how long leaving the block waits for the broker to take the last
+    ///         message.
+    ///
+    /// Raises:
+    ///     TypeError, ValueError: an argument makes no sense.
+    #[pyo3(
+        signature = (*args, **options),
+        text_signature = "($self, upload_id, total=None, *, user_id=None, min_interval=0.1, \
+            stage='queued', version=None, to_message=None, describe=None, exit_timeout_seconds=2.0)"
+    )]
+    fn track<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        static TRACKER: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        let py = slf.py();
+        let args: Vec<_> = std::iter::once(slf.as_any().clone()).chain(args).collect();
+        TRACKER.import(py, "fanwire.tracking", "Tracker")?.call(PyTuple::new(py, args)?, options)
+    }
+
     /// Subscribes a session to a topic, as `RedisPubSub.subscribe_topic` does, over the connection that
     /// this publisher listens with.
     ///
@@ -425,32 +484,6 @@ impl UploadProgressPublisher {
     }
 }
 
-fn unfit_error(unfit: Unfit, message: &Bound<'_, PyAny>) -> PyErr {
-    match unfit {
-        Unfit::NoObject => {
-            let kind = message.get_type();
-            let kind = kind.name().map_or_else(|_| "an object".to_owned(), |name| name.to_string());
-            let text =
-                format!("with a history a message must be a JSON object, not that of {kind}");
-            PyTypeError::new_err(text)
-        }
-        Unfit::Reserved => {
-            let text = format!("with a history a message must not have the member {MEMBER:?}");
-            PyValueError::new_err(text)
-        }
-    }
-}
-
-fn version_of(version: &Bound<'_, PyAny>) -> PyResult<u64> {
-    if version.is_instance_of::<PyBool>() || !version.is_instance_of::<PyInt>() {
-        let kind = version.get_type().name()?;
-        return Err(PyTypeError::new_err(format!("version must be an int, not {kind}")));
-    }
-    let number = version.extract().ok().filter(|number| *number <= LARGEST);
-    let text = || format!("version must be from 0 to 2**53 - 1, not {version}");
-    number.ok_or_else(|| PyValueError::new_err(text()))
-}
-
 /// `FANWIRE_URL`, then `REDIS_URL`, then the broker inside this process, with a warning.
 fn url_of_environment(py: Python<'_>) -> String {
     let set = |name| std::env::var(name).ok().filter(|url| !url.is_empty());
@@ -459,40 +492,5 @@ fn url_of_environment(py: Python<'_>) -> String {
                     so other instances will not see what this one publishes";
         logging::log(py, Level::Warning, text);
         "memory://".to_owned()
-    })
-}
-
-static CURRENT: Mutex<Option<Py<UploadProgressPublisher>>> = Mutex::new(None);
-
-/// Makes the process-wide publisher and returns it. One made before is replaced, not stopped.
-///
-/// Args:
-///     url: as for `UploadProgressPublisher`.
-///     options: as for `UploadProgressPublisher`.
-#[pyfunction]
-#[pyo3(signature = (url=None, **options))]
-pub fn init_publisher(
-    py: Python<'_>,
-    url: Option<Bound<'_, PyAny>>,
-    options: Option<&Bound<'_, PyDict>>,
-) -> PyResult<Py<UploadProgressPublisher>> {
-    let publisher = py.get_type::<UploadProgressPublisher>().call((url,), options)?;
-    let publisher = publisher
-        .cast_into::<UploadProgressPublisher>()
-        .map_err(|error| PyTypeError::new_err(error.to_string()))?;
-    let old = CURRENT.lock().replace(publisher.clone().unbind());
-    drop(old); // without the lock
-    Ok(publisher.unbind())
-}
-
-/// The process-wide publisher.
-///
-/// Raises:
-///     RuntimeError: `init_publisher()` has not been called.
-#[pyfunction]
-pub fn get_publisher(py: Python<'_>) -> PyResult<Py<UploadProgressPublisher>> {
-    let current = CURRENT.lock().as_ref().map(|publisher| publisher.clone_ref(py));
-    current.ok_or_else(|| {
-        PyRuntimeError::new_err("UploadProgressPublisher not initialized. Call init_publisher()")
     })
 }

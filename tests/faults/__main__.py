@@ -31,19 +31,37 @@ def _options() -> argparse.Namespace:
         help="what pub/sub alone loses: shows that the suite can fail",
     )
     parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="the same load over memory://, with the faults that it can have",
+    )
+    parser.add_argument(
+        "--first-kinds-only",
+        action="store_true",
+        help="what seeds meant before there were as many kinds of faults",
+    )
+    parser.add_argument(
         "--directory", type=Path, default=DIRECTORY, help=f"for reports of failures: {DIRECTORY}"
     )
     return parser.parse_args()
 
 
-async def outcomes(seeds: Iterable[int], *, recorded: bool) -> AsyncGenerator[Outcome, None]:
+def _plan(seed: int, options: argparse.Namespace) -> Plan:
+    if options.memory:
+        return Plan.drawn_for_memory(seed)
+    return Plan.drawn(seed, further=not options.first_kinds_only)
+
+
+async def outcomes(
+    plans: Iterable[Plan], *, recorded: bool, in_memory: bool
+) -> AsyncGenerator[Outcome, None]:
     """One run after the other, in one world as long as the history has the same size."""
-    plans = [Plan.drawn(seed) for seed in seeds]
-    while plans:
-        size = plans[0].history_size if recorded else 0
-        async with World.created(size) as world:
-            while plans and size == (plans[0].history_size if recorded else 0):
-                plan = plans.pop(0)
+    left = list(plans)
+    while left:
+        size = left[0].history_size if recorded else 0
+        async with World.created(size, in_memory=in_memory) as world:
+            while left and size == (left[0].history_size if recorded else 0):
+                plan = left.pop(0)
                 try:
                     outcome = await run(world, plan)
                 except Exception as error:
@@ -61,7 +79,9 @@ async def _main(options: argparse.Namespace) -> int:
     logging.basicConfig(filename=options.directory / "log.txt", format="%(asctime)s %(message)s")
     tally = Tally()
     began = time.monotonic()
-    async with aclosing(outcomes(seeds, recorded=not options.without_history)) as running:
+    plans = [_plan(seed, options) for seed in seeds]
+    recorded = not options.without_history
+    async with aclosing(outcomes(plans, recorded=recorded, in_memory=options.memory)) as running:
         async for outcome in running:
             tally.add(outcome)
             print(_line(tally.runs, len(seeds), outcome), flush=True)

@@ -5,12 +5,14 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
+from tests.faults.broker_faults import BrokerFaults
 from tests.faults.clock import Clock
-from tests.faults.plan import INSTANCES, Fault, FaultKind
+from tests.faults.faults import Fault, FaultKind
 from tests.faults.proxy import BOTH, Door, Passage, Towards
 from tests.faults.world import World
 
-OUTPUT_BUFFER_LIMIT = "client-output-buffer-limit"
+SLOWEST_BYTES_PER_SECOND = 20_000
+FASTEST_BYTES_PER_SECOND = 200_000
 _STALLED = {
     FaultKind.STALL_BOTH: BOTH,
     FaultKind.STALL_TO_BROKER: (Towards.BROKER,),
@@ -22,34 +24,40 @@ class Injector:
     """Injects the faults of one run.
 
     Args:
-        burst: publishes much at once.
-        on_loss: called before the broker is made to forget what it has.
-        safe: to be set when it will not be made to forget any more.
+        broker: None for one without faults.
+        told: waits until those whose listener was away while a history was lost have been told.
+        safe: to be set when the broker will not be made to forget any more.
+        permitted: to be set when it will not refuse anything for good any more.
     """
 
     def __init__(
         self,
         world: World,
         faults: Sequence[Fault],
-        burst: Callable[[], Awaitable[None]],
-        on_loss: Callable[[], None],
+        broker: BrokerFaults | None,
+        told: Callable[[], Awaitable[None]],
         safe: asyncio.Event,
+        permitted: asyncio.Event,
     ) -> None:
         self._world = world
         self._faults = faults
-        self._burst = burst
-        self._on_loss = on_loss
+        self._broker = broker
+        self._told = told
         # One fault of the broker at a time: what a server that stands still is told, waits.
         self._turn = asyncio.Lock()
         self._truncated: list[Passage] = []
-        self._losses = sum(fault.kind.loses_history for fault in faults)
-        self._safe = safe
+        self._throttled: set[Passage] = set()
+        self._to_come = {
+            safe: {fault for fault in faults if fault.kind.loses_history},
+            permitted: {fault for fault in faults if fault.kind.is_of_permissions},
+        }
         self.injected: Counter[FaultKind] = Counter()
+        self.effects: Counter[str] = Counter()
+        """What shows that faults did something."""
 
     async def inject(self, clock: Clock) -> None:
         """Returns when all faults are over."""
-        if not self._losses:
-            self._safe.set()
+        self._tell_what_is_over()
         try:
             async with asyncio.TaskGroup() as injecting:
                 for fault in self._faults:
@@ -59,18 +67,36 @@ class Injector:
             self.injected[FaultKind.TRUNCATE] += sum(
                 passage.was_truncated for passage in self._truncated
             )
+            self.effects["bytes throttled"] += sum(p.slowed_bytes for p in self._throttled)
+        if self._broker is not None:
+            self._broker.count_errors()
+            self.effects += self._broker.effects
 
     async def _at_its_time(self, fault: Fault, clock: Clock) -> None:
         await clock.until(fault.at_seconds)
-        if fault.door is not None:
+        if fault.door is None:
+            async with self._turn:
+                await self._of_broker(fault)
+        elif fault.kind is FaultKind.BLOCK:
+            received = await self._world.instances[fault.door].block(fault.lasts_seconds)
+            self.effects["received while a loop stood still"] += received
+            self.injected[fault.kind] += 1
+        else:
             self.injected[fault.kind] += await self._network(fault, self._world.doors[fault.door])
-            return
-        async with self._turn:
-            self.injected[fault.kind] += await self._broker(fault)
-            if fault.kind.loses_history:
-                self._losses -= 1
-                if not self._losses:
-                    self._safe.set()
+
+    async def _of_broker(self, fault: Fault) -> None:
+        assert self._broker is not None, "a plan for another world"
+        self.injected[fault.kind] += await self._broker.inject(fault)
+        if fault.kind.loses_history:
+            await self._told()
+        for faults in self._to_come.values():
+            faults.discard(fault)
+        self._tell_what_is_over()
+
+    def _tell_what_is_over(self) -> None:
+        for event, faults in self._to_come.items():
+            if not faults:
+                event.set()
 
     async def _network(self, fault: Fault, door: Door) -> int:
         """How many connections it hit."""
@@ -90,6 +116,9 @@ class Injector:
                 return 0  # those that come about are counted in the end
             case FaultKind.DELAY:
                 await self._delay(hit, chance.uniform(0.01, 0.1), fault.lasts_seconds)
+            case FaultKind.THROTTLE:
+                rate = chance.uniform(SLOWEST_BYTES_PER_SECOND, FASTEST_BYTES_PER_SECOND)
+                await self._throttle(hit, rate, fault.lasts_seconds)
             case FaultKind.REFUSE:
                 door.refusing = True
                 for passage in hit:
@@ -108,6 +137,14 @@ class Injector:
         for passage in hit:
             passage.delay(0.0)
 
+    async def _throttle(self, hit: Sequence[Passage], rate: float, lasts: float) -> None:
+        self._throttled.update(hit)
+        for passage in hit:
+            passage.throttle(rate)
+        await asyncio.sleep(lasts)
+        for passage in hit:
+            passage.throttle(None)
+
     async def _stall(self, fault: Fault, door: Door, hit: Sequence[Passage]) -> None:
         directions = _STALLED[fault.kind]
         if fault.every:
@@ -116,57 +153,3 @@ class Injector:
             passage.stall(directions)
         await asyncio.sleep(fault.lasts_seconds)
         door.release()
-
-    async def _broker(self, fault: Fault) -> int:
-        """How often it happened."""
-        server = self._world.server
-        match fault.kind:
-            case FaultKind.KILL_LISTENERS:
-                return int(server.client.client_kill_filter(_type="pubsub"))
-            case FaultKind.KILL_OTHERS:
-                return int(server.client.client_kill_filter(_type="normal", skipme=True))
-            case FaultKind.OUTPUT_BUFFER:
-                return await self._fill_output_buffers(fault)
-            case FaultKind.PAUSE:
-                server.pause()
-                try:
-                    await asyncio.sleep(fault.lasts_seconds)
-                finally:
-                    server.resume()
-            case FaultKind.SCRIPT_FLUSH:
-                server.client.script_flush()
-            case FaultKind.FLUSH_ALL:
-                self._on_loss()
-                self._cut_what_is_late()
-                server.client.flushall()
-            case _:
-                self._on_loss()
-                await asyncio.to_thread(server.kill)
-                await asyncio.sleep(fault.lasts_seconds)
-                await asyncio.to_thread(server.start)
-        return 1
-
-    def _cut_what_is_late(self) -> None:
-        """What was published before and arrives after nobody could tell from what is new."""
-        for door in self._world.doors.values():
-            for passage in door.passages:
-                if passage.is_stalled:
-                    passage.cut(reset=True)
-
-    async def _fill_output_buffers(self, fault: Fault) -> int:
-        """The listeners do not read while much is published, and the server gives them up."""
-        client = self._world.server.client
-        usual = str(client.config_get(OUTPUT_BUFFER_LIMIT)[OUTPUT_BUFFER_LIMIT])
-        listeners = self._world.server.listeners()
-        client.config_set(OUTPUT_BUFFER_LIMIT, "pubsub 32kb 0 0")
-        stalled = [passage for name in INSTANCES for passage in self._world.doors[name].passages]
-        for passage in stalled:
-            passage.stall((Towards.CLIENT,))
-        try:
-            await self._burst()
-            await asyncio.sleep(fault.lasts_seconds)
-        finally:
-            for passage in stalled:
-                passage.release()
-            client.config_set(OUTPUT_BUFFER_LIMIT, usual)
-        return len(listeners - self._world.server.listeners())

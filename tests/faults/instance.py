@@ -1,7 +1,7 @@
-"""An instance of an app with live progress, in a process of its own.
+"""An instance of an app with live progress; ``hosts.py`` runs it.
 
-Arguments: the descriptor of a listening socket, the broker's URL, and the size of the history (0
-for none). It ends when its standard input does, so it never outlives who started it.
+Arguments of the process: the descriptor of a listening socket, the broker's URL, and the size of
+the history (0 for none). It ends when its standard input does, so it never outlives who started it.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -43,6 +44,13 @@ def make_app(url: str, history: fanwire.History | None) -> FastAPI:
         counters = {name: n for name, n in stats.items() if isinstance(n, int)}
         return {**counters, "connected": len(manager.user_connections)}
 
+    @app.get("/block")
+    async def block(seconds: float) -> dict[str, int]:
+        """Nothing else runs meanwhile. How many messages the listener has got all the same."""
+        before = publisher.stats()["received"]
+        time.sleep(seconds)  # noqa: ASYNC251 (that is the fault)
+        return {"received": publisher.stats()["received"] - before}
+
     @app.get("/health")
     async def health() -> dict[str, Any]:
         return publisher.health()
@@ -63,6 +71,12 @@ def make_app(url: str, history: fanwire.History | None) -> FastAPI:
             return
 
     return app
+
+
+def make_config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app, log_level="warning", ws_per_message_deflate=False, ws_ping_interval=None
+    )
 
 
 async def _handle(
@@ -97,13 +111,7 @@ def main(descriptor: str, url: str, history_size: str) -> None:
     threading.Thread(target=_end_with_input, daemon=True).start()
     history = fanwire.History(size=int(history_size)) if int(history_size) else None
     listening = socket.socket(fileno=int(descriptor))
-    config = uvicorn.Config(
-        make_app(url, history),
-        log_level="warning",
-        ws_per_message_deflate=False,
-        ws_ping_interval=None,
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    uvicorn.Server(make_config(make_app(url, history))).run(sockets=[listening])
 
 
 if __name__ == "__main__":

@@ -2,17 +2,16 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum, StrEnum
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Literal, Self
 
+from tests.faults import faults
+from tests.faults.faults import INSTANCES, PUBLISHING_SECONDS, Fault
 from tests.faults.record import Kind
 
 UPLOADS = 8
 WATCHERS = 40
-INSTANCES = ("first", "second")
-WRITERS_DOOR = "writers"
-PUBLISHING_SECONDS = 2.0
 # Runs that follow each other have the same size: for another one the instances are started anew.
 HISTORY_SIZES = (256, 32)
 RUNS_OF_A_SIZE = 25
@@ -22,6 +21,8 @@ PADDINGS = (0, 0, 0, 200, 2_000, 6_000)
 # history keeps, so that it always has the whole current state.
 NOTES_IN_A_ROW = 5
 BURST_NOTES = 12
+# By upload, who publishes it besides. Of each two one is strict, and tries again by itself.
+AGAIN = {5: 3, 7: 0}
 
 
 class Writing(Enum):
@@ -29,68 +30,6 @@ class Writing(Enum):
 
     PATIENT = "what cannot be sent waits in its outbox"
     STRICT = "it raises, and the app tries again with the same idempotency key"
-
-
-class FaultKind(StrEnum):
-    # Between fanwire and the broker
-    RESET = "cut (RST)"
-    FIN = "cut (FIN)"
-    TRUNCATE = "truncated"
-    STALL_BOTH = "stalled"
-    STALL_TO_BROKER = "stalled to the broker"
-    STALL_FROM_BROKER = "stalled from the broker"
-    DELAY = "delayed"
-    REFUSE = "refused"
-    # Of the broker
-    KILL_LISTENERS = "CLIENT KILL TYPE pubsub"
-    KILL_OTHERS = "CLIENT KILL TYPE normal"
-    OUTPUT_BUFFER = "output buffer limit"
-    PAUSE = "SIGSTOP"
-    SCRIPT_FLUSH = "SCRIPT FLUSH"
-    FLUSH_ALL = "FLUSHALL"
-    RESTART = "restart"
-
-    @property
-    def loses_history(self) -> bool:
-        return self in (FaultKind.FLUSH_ALL, FaultKind.RESTART)
-
-
-# How often each is drawn, and for how long it lasts at least and at most.
-_NETWORK: dict[FaultKind, tuple[int, float, float]] = {
-    FaultKind.RESET: (4, 0, 0),
-    FaultKind.FIN: (3, 0, 0),
-    FaultKind.TRUNCATE: (4, 0, 0),
-    FaultKind.STALL_BOTH: (3, 0.1, 2.5),
-    FaultKind.STALL_TO_BROKER: (2, 0.1, 2.5),
-    FaultKind.STALL_FROM_BROKER: (2, 0.1, 2.5),
-    FaultKind.DELAY: (2, 0.1, 1.0),
-    FaultKind.REFUSE: (2, 0.1, 0.8),
-}
-_BROKER: dict[FaultKind, tuple[int, float, float]] = {
-    FaultKind.KILL_LISTENERS: (6, 0, 0),
-    FaultKind.KILL_OTHERS: (3, 0, 0),
-    FaultKind.OUTPUT_BUFFER: (3, 0.3, 0.6),
-    FaultKind.PAUSE: (3, 0.5, 1.3),
-    FaultKind.SCRIPT_FLUSH: (3, 0, 0),
-    FaultKind.FLUSH_ALL: (2, 0, 0),
-    FaultKind.RESTART: (2, 0.0, 0.5),
-}
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Args:
-    door: whose connections; None for a fault of the broker.
-    every: all of them, not only one.
-    chance: the seed of what is decided when it happens.
-    """
-
-    at_seconds: float
-    kind: FaultKind
-    lasts_seconds: float
-    door: str | None
-    every: bool
-    chance: int
 
 
 @dataclass(frozen=True)
@@ -117,6 +56,8 @@ class Upload:
     writer: who publishes most of it, an index into the plan's writers.
     second: who publishes notes besides, if anybody does, and how many.
     versioned: its progress carries a version.
+    again: who publishes all of it, too, if anybody does, as when a worker is believed dead and its
+        job given to another one. Then every message carries a key and a version.
     """
 
     writer: int
@@ -125,6 +66,7 @@ class Upload:
     second: int | None
     second_notes: int
     versioned: bool
+    again: int | None = None
 
 
 class Manner(Enum):
@@ -179,21 +121,40 @@ class Plan:
     faults: tuple[Fault, ...]
 
     @classmethod
-    def drawn(cls, seed: int) -> Self:
+    def drawn(cls, seed: int, *, further: bool = True) -> Self:
+        """``further`` is False for what the seed meant before there were as many faults."""
         chance = random.Random(f"fanwire {seed}")
         writers = (Writing.PATIENT, Writing.PATIENT, Writing.PATIENT, Writing.STRICT)
-        return cls(
+        plan = cls(
             seed=seed,
             history_size=HISTORY_SIZES[seed // RUNS_OF_A_SIZE % len(HISTORY_SIZES)],
             writers=writers,
             uploads=tuple(_upload(chance, index, writers) for index in range(UPLOADS)),
             watchers=_watchers(chance),
-            faults=_faults(chance),
+            faults=faults.drawn(chance),
         )
+        return plan._widened() if further else plan
+
+    @classmethod
+    def drawn_for_memory(cls, seed: int) -> Self:
+        """The same load, for a broker without connections: instances alone have faults."""
+        chance = random.Random(f"fanwire {seed} memory")
+        blocks = faults.drawn_for_instances(chance, chance.randint(1, 3))
+        return replace(cls.drawn(seed), faults=tuple(blocks))
 
     @property
-    def loses_history(self) -> bool:
-        return any(fault.kind.loses_history for fault in self.faults)
+    def refuses(self) -> bool:
+        """Whether the broker takes things from the app's user that it may not do without."""
+        return any(fault.kind.is_of_permissions for fault in self.faults)
+
+    def _widened(self) -> Self:
+        """What came later is drawn by another chance, so that all else stays what it was."""
+        more = faults.drawn_further(random.Random(f"fanwire {self.seed} further"))
+        together = sorted([*self.faults, *more], key=lambda fault: fault.at_seconds)
+        uploads = [
+            replace(upload, again=AGAIN.get(index)) for index, upload in enumerate(self.uploads)
+        ]
+        return replace(self, faults=tuple(together), uploads=tuple(uploads))
 
 
 def _upload(chance: random.Random, index: int, writers: Sequence[Writing]) -> Upload:
@@ -274,25 +235,3 @@ def _watcher(chance: random.Random, index: int) -> Watcher:
             )
     uploads = everything if index < 4 or rests or chance.random() < 0.4 else some
     return Watcher(index, uploads, where, joins, tuple(departures), rests)
-
-
-def _faults(chance: random.Random) -> tuple[Fault, ...]:
-    faults = [_fault(chance, _NETWORK, door=True) for _ in range(chance.randint(2, 6))]
-    faults += [_fault(chance, _BROKER, door=False) for _ in range(chance.choice((0, 1, 2, 3)))]
-    return tuple(sorted(faults, key=lambda fault: fault.at_seconds))
-
-
-def _fault(
-    chance: random.Random, kinds: dict[FaultKind, tuple[int, float, float]], *, door: bool
-) -> Fault:
-    kind = chance.choices(list(kinds), [weight for weight, _, _ in kinds.values()])[0]
-    _, shortest, longest = kinds[kind]
-    return Fault(
-        at_seconds=chance.uniform(0.05, PUBLISHING_SECONDS),
-        kind=kind,
-        # Short ones are more frequent.
-        lasts_seconds=shortest + (longest - shortest) * chance.random() ** 2,
-        door=chance.choice((*INSTANCES, WRITERS_DOOR)) if door else None,
-        every=chance.random() < 0.5,
-        chance=chance.randrange(1 << 30),
-    )

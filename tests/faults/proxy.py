@@ -40,6 +40,8 @@ class _Way:
         self.open = asyncio.Event()
         self.open.set()
         self.delay_seconds = 0.0
+        self.bytes_per_second: float | None = None
+        self.slowed_bytes = 0
         # Given the next chunk, says how many bytes of it still go through.
         self.truncate: Callable[[bytes], int] | None = None
 
@@ -48,6 +50,9 @@ class _Way:
         while chunk := await self._read():
             if self.delay_seconds:
                 await asyncio.sleep(self.delay_seconds)
+            if self.bytes_per_second is not None:
+                self.slowed_bytes += len(chunk)
+                await asyncio.sleep(len(chunk) / self.bytes_per_second)
             await self.open.wait()
             truncate = self.truncate
             if truncate is not None and len(chunk) > 1:
@@ -121,6 +126,16 @@ class Passage:
         for way in self._ways.values():
             way.delay_seconds = seconds
 
+    def throttle(self, bytes_per_second: float | None) -> None:
+        """No more than so many bytes get through in a second, in each direction; None ends it."""
+        for way in self._ways.values():
+            way.bytes_per_second = bytes_per_second
+
+    @property
+    def slowed_bytes(self) -> int:
+        """How many were throttled until now."""
+        return sum(way.slowed_bytes for way in self._ways.values())
+
     def truncate(self, direction: Towards, chance: random.Random, *, reset: bool) -> None:
         """Of the next chunk a part gets through, and then the connections end."""
 
@@ -135,10 +150,18 @@ class Passage:
     def is_stalled(self) -> bool:
         return not all(way.open.is_set() for way in self._ways.values())
 
+    @property
+    def is_late(self) -> bool:
+        """Whether what was sent long ago may still be on its way."""
+        return self.is_stalled or any(
+            way.bytes_per_second is not None for way in self._ways.values()
+        )
+
     def release(self) -> None:
-        """The end of stalls, delays, and of a truncation that has not come about."""
+        """The end of all that lasts, and of a truncation that has not come about."""
         for way in self._ways.values():
             way.truncate = None
+            way.bytes_per_second = None
             way.delay_seconds = 0.0
             way.open.set()
 
@@ -163,10 +186,6 @@ class Door:
         assert self._server is not None, "closed"
         port: int = self._server.sockets[0].getsockname()[1]
         return port
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}"
 
     async def _enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 from typing import Any
 
 import fanwire
 from tests.faults.clock import Clock
-from tests.faults.plan import BURST_NOTES, PUBLISHING_SECONDS, Plan, Step, Upload, Writing
+from tests.faults.faults import PUBLISHING_SECONDS
+from tests.faults.plan import BURST_NOTES, Plan, Step, Upload, Writing
 from tests.faults.record import Kind, Ledger, Position, Published
 
 AGAIN_AFTER_SECONDS = 0.02
@@ -36,7 +38,7 @@ class Writer:
     ) -> str | None:
         """Publishes once, notes the outcome, and returns what the receipt said if there is one."""
         options: dict[str, Any] = {}
-        if self.remembers and (step.twice or self.is_strict):
+        if self.remembers and (step.twice or self.is_strict or message.again):
             options["idempotency_key"] = message.uid
         if self.remembers and version is not None:
             options["version"] = version
@@ -50,6 +52,8 @@ class Writer:
             message.accepted = not message.forbidden
             return None
         receipt = await self._receipt(message.upload, body, options)
+        if receipt is None:
+            return "stale"
         if receipt.status == "failed":
             self._known_failed += 1
         taken = receipt.status not in ("failed", "stale") and not message.forbidden
@@ -60,37 +64,71 @@ class Writer:
 
     async def _receipt(
         self, upload_id: str, body: dict[str, Any], options: dict[str, Any]
-    ) -> fanwire.Receipt:
+    ) -> fanwire.Receipt | None:
+        """None if it is strict, and the message stale, which trying again does not change."""
         while True:
             try:
                 receipt: fanwire.Receipt = await self.publisher.publish_progress(
                     upload_id, body, receipt=True, **options
                 )
                 return receipt
-            except fanwire.PublishError:  # only if it is strict
+            except fanwire.PublishError as error:  # only if it is strict
+                if "stale" in str(error):
+                    return None
                 await asyncio.sleep(AGAIN_AFTER_SECONDS)
+
+    @property
+    def given_up(self) -> int:
+        """How many messages it has counted as not to be delivered."""
+        if self.is_strict:
+            return 0  # it raised each time, and the message was published again
+        stats = self.publisher.stats()
+        return sum(stats[name] for name in GIVEN_UP)
 
     @property
     def excused(self) -> int:
         """How many messages it has given up without a receipt that says which."""
-        if self.is_strict:
-            return 0  # it raised each time, and the message was published again
-        stats = self.publisher.stats()
-        given_up: int = sum(stats[name] for name in GIVEN_UP)
-        return given_up - self._known_failed
+        return self.given_up - self._known_failed
+
+
+@dataclass
+class _Copy:
+    """What a second worker is to publish, too."""
+
+    message: Published
+    step: Step
+    body: dict[str, Any]
 
 
 class _Line:
-    """An upload that is being published."""
+    """An upload that is being published.
 
-    def __init__(self, upload_id: str, plan: Upload, ledger: Ledger, clock: Clock) -> None:
+    Args:
+        again: who publishes all of it, too, if somebody does.
+        may_be_given_up: whether a message may fail, and its version be free again.
+    """
+
+    def __init__(
+        self,
+        upload_id: str,
+        plan: Upload,
+        ledger: Ledger,
+        clock: Clock,
+        again: Writer | None,
+        *,
+        may_be_given_up: bool,
+    ) -> None:
+        self._may_be_given_up = may_be_given_up
         self.upload_id = upload_id
         self.plan = plan
+        self.again = again
+        self._copies: asyncio.Queue[_Copy] = asyncio.Queue()
         self._ledger = ledger
         self._clock = clock
         # Who publishes a message and then again, with the same key, is not to overtake itself.
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._version = 0
+        self._newest: str | None = None
         self.is_final = False
 
     async def say(self, writer: Writer, step: Step) -> str | None:
@@ -103,19 +141,40 @@ class _Line:
                 self._version += not stale
                 version = self._version
             message = self._ledger.publish(self.upload_id, writer.name, step.kind, self._clock.now)
-            message.forbidden = stale
+            if stale:
+                message.forbidden, message.stale_to = True, self._newest
+            elif version is not None:
+                self._newest = message.uid
             self.is_final = step.kind.is_final
             body = _body(message, step.padding)
+            if self.again is not None:
+                message.again = self.again.name
+                version = message.number
+                self._copies.put_nowait(_Copy(message, step, body))
             status = await writer.publish(message, step, body, version)
             if step.twice and writer.remembers:
                 await writer.publish(message, step, body, version)
             self._check(message, status)
             return status
 
+    async def say_again(self) -> None:
+        """What the second worker does: the same, a little later or sooner."""
+        assert self.again is not None
+        is_final = False
+        while not is_final:
+            copy = await self._copies.get()
+            await asyncio.sleep(copy.message.number % 5 * AGAIN_AFTER_SECONDS / 5)
+            step = replace(copy.step, how="receipt")
+            await self.again.publish(copy.message, step, copy.body, copy.message.number)
+            is_final = copy.step.kind.is_final
+
     def _check(self, message: Published, status: str | None) -> None:
-        if self._ledger.history_was_lost:
-            return  # with it went the newest version
-        if message.forbidden and status not in (None, "stale", "queued", "coalesced"):
+        if self._ledger.has_lost(self.upload_id):
+            return  # with the history went the newest version
+        if message.again:
+            return  # whichever of the two workers is late is called stale
+        taken = status in ("published", "duplicate")
+        if message.forbidden and taken and not self._may_be_given_up:
             self._ledger.complaints.append(f"{message.uid} is stale, and was {status}")
         if not message.forbidden and status == "stale":
             self._ledger.complaints.append(f"{message.uid} is not stale, and was called so")
@@ -127,6 +186,8 @@ class Writers:
     Args:
         safe: set when nothing will make the broker forget any more. Before, no upload ends: of a
             final message that was forgotten nobody could know.
+        permitted: set when it will refuse nothing for good any more. Before, no upload ends that
+            is not published by somebody who tries again.
     """
 
     def __init__(
@@ -137,18 +198,30 @@ class Writers:
         ledger: Ledger,
         clock: Clock,
         safe: asyncio.Event,
+        permitted: asyncio.Event,
     ) -> None:
         history = fanwire.History(size=plan.history_size) if ledger.recorded else None
         self._writers = [
             Writer(f"w{index}", writing, url, history) for index, writing in enumerate(plan.writers)
         ]
         self._lines = [
-            _Line(name, upload, ledger, clock)
+            _Line(
+                name,
+                upload,
+                ledger,
+                clock,
+                self._again(upload) if ledger.recorded else None,
+                may_be_given_up=plan.refuses,
+            )
             for name, upload in zip(names, plan.uploads, strict=True)
         ]
         self._ledger = ledger
         self._clock = clock
         self._safe = safe
+        self._permitted = permitted
+
+    def _again(self, upload: Upload) -> Writer | None:
+        return None if upload.again is None else self._writers[upload.again]
 
     async def publish(self) -> None:
         """Publishes all of it from the clock's start. When it returns, all has been accepted."""
@@ -158,6 +231,12 @@ class Writers:
                 publishing.create_task(self._publish(line))
 
     async def _publish(self, line: _Line) -> None:
+        async with asyncio.TaskGroup() as publishing:
+            publishing.create_task(self._publish_once(line))
+            if line.again is not None:
+                publishing.create_task(line.say_again())
+
+    async def _publish_once(self, line: _Line) -> None:
         writer = self._writers[line.plan.writer]
         async with asyncio.TaskGroup() as publishing:
             if line.plan.second is not None:
@@ -167,6 +246,8 @@ class Writers:
                 await asyncio.sleep(step.pause_seconds)
                 await line.say(writer, step)
         await self._safe.wait()
+        if not writer.is_strict:
+            await self._permitted.wait()
         await line.say(writer, Step(line.plan.ending, 0.0, how="receipt"))
 
     async def _publish_notes(self, line: _Line, writer: Writer) -> None:
@@ -200,6 +281,11 @@ class Writers:
             for writer in self._writers:
                 stopping.create_task(writer.publisher.stop(drain_seconds=DRAIN_SECONDS))
         self._ledger.excused = {writer.name: writer.excused for writer in self._writers}
+
+    @property
+    def given_up(self) -> int:
+        """How many messages were counted as not to be delivered."""
+        return sum(writer.given_up for writer in self._writers)
 
     def figures(self) -> Counter[str]:
         """The counters of all publishers together."""

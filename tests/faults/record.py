@@ -50,6 +50,8 @@ class Published:
         number: the writer's count of its messages for this upload, from 1.
         accepted: whether fanwire has taken the duty to deliver it.
         forbidden: it was refused, so nobody may ever see it.
+        again: who published it, too, if somebody did.
+        stale_to: the uid of the message that has its version already.
     """
 
     uid: str
@@ -61,6 +63,8 @@ class Published:
     accepted: bool = False
     forbidden: bool = False
     position: Position | None = None
+    again: str | None = None
+    stale_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +103,43 @@ Event = Opened | Resynced | Got
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one watcher saw of one upload, over all its connections."""
+    """What one watcher saw of one upload, over all its connections.
+
+    Args:
+        steady: it was the only connection of its user, read all the time, and did not leave.
+    """
 
     watcher: str
     upload: str
     events: list[Event]
+    steady: bool = False
 
     def __str__(self) -> str:
         return f"{self.watcher} of {self.upload}"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Histories were lost.
+
+    Args:
+        at: just before.
+        uploads: whose.
+        away: the instances whose listeners were not connected then.
+    """
+
+    at: float
+    uploads: frozenset[str]
+    away: frozenset[str]
+
+    def was_told(self, view: View) -> bool:
+        """Whether that watcher was told, or had nothing to forget."""
+        if view.upload not in self.uploads:
+            return True
+        before = [event for event in view.events if event.at < self.at]
+        after = view.events[len(before) :]
+        had_something = bool(before) and isinstance(before[-1], Got)
+        return not had_something or any(isinstance(event, Resynced) for event in after)
 
 
 @dataclass
@@ -115,16 +148,25 @@ class Ledger:
 
     Args:
         recorded: whether publishers and listeners had a history.
-        history_was_lost: the broker was made to forget all it had.
+        losses: what the broker was made to forget.
+        lost_logs: by upload, where its log ended when that alone was lost.
+        unreadable: from when to when the app's user was not let read histories.
+        uses_up_offsets: whether the broker was made to refuse messages that it had numbered.
         excused: how many messages of a writer its publisher has counted as failed, dropped or
             expired without saying which.
         complaints: what a publisher said of a message and should not have.
+        resyncs_have_reasons: whether a resync of a steady watcher needs one: histories are long,
+            and nobody was refused to read them.
     """
 
     recorded: bool = True
-    history_was_lost: bool = False
+    losses: list[Loss] = field(default_factory=list)
+    lost_logs: defaultdict[str, list[Position]] = field(default_factory=lambda: defaultdict(list))
+    uses_up_offsets: bool = False
+    unreadable: list[tuple[float, float]] = field(default_factory=list)
     excused: dict[str, int] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
+    resyncs_have_reasons: bool = False
     messages: dict[str, Published] = field(default_factory=dict)
     """By uid."""
     by_writer: defaultdict[tuple[str, str], list[Published]] = field(
@@ -145,8 +187,9 @@ class Ledger:
         self.messages[message.uid] = message
         return message
 
-    def lose_history(self) -> None:
-        self.history_was_lost = True
+    def has_lost(self, upload: str, after: float = 0.0) -> bool:
+        """Whether the history of the upload was lost at some time."""
+        return any(upload in loss.uploads and loss.at >= after for loss in self.losses)
 
     @property
     def accepted(self) -> int:

@@ -1,7 +1,6 @@
 """One run, from its plan to its verdict."""
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -9,9 +8,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from tests.faults import history
+from tests.faults.broker_faults import BrokerFaults
 from tests.faults.clock import Clock
+from tests.faults.faults import FaultKind
 from tests.faults.injecting import Injector
-from tests.faults.plan import WRITERS_DOOR, FaultKind, Plan
+from tests.faults.plan import HISTORY_SIZES, Plan
 from tests.faults.publishing import Writers
 from tests.faults.record import Ledger, View
 from tests.faults.verdict import Verdict, judge
@@ -32,6 +33,10 @@ class Outcome:
     ledger: Ledger
     views: list[View]
     injected: Counter[FaultKind]
+    effects: Counter[str]
+    """What shows that faults did something."""
+    given_up: int
+    """Messages that their publisher has counted as not to be delivered."""
     published: Counter[str]
     """What the publishers counted."""
     delivered: Counter[str]
@@ -63,12 +68,27 @@ async def run(world: World, plan: Plan) -> Outcome:
     began = time.monotonic()
     world.runs += 1
     uploads = [f"s{plan.seed}-{world.runs}-u{index}" for index in range(len(plan.uploads))]
-    ledger = Ledger(recorded=world.history_size > 0)
-    clock, safe = Clock(), asyncio.Event()
+    ledger = Ledger(
+        recorded=world.history_size > 0,
+        resyncs_have_reasons=not plan.refuses and plan.history_size == max(HISTORY_SIZES),
+    )
+    clock, safe, permitted = Clock(), asyncio.Event(), asyncio.Event()
     watchers = _watchers(world, plan, uploads, clock)
-    writers = Writers(plan, uploads, world.doors[WRITERS_DOOR].url, ledger, clock, safe)
-    injector = Injector(world, plan.faults, writers.burst, ledger.lose_history, safe)
+    writers = Writers(plan, uploads, world.writers_url, ledger, clock, safe, permitted)
     troubles: list[str] = []
+
+    async def told() -> None:
+        """Those whose listener was away are told, though nothing more be published."""
+        if ledger.losses and ledger.recorded:
+            loss = ledger.losses[-1]
+            troubles.extend(
+                await _all(watchers, lambda watcher: watcher.was_told(loss), "was not told")
+            )
+
+    broker = None
+    if world.server is not None:
+        broker = BrokerFaults(world.server, world.doors, uploads, writers.burst, ledger, clock)
+    injector = Injector(world, plan.faults, broker, told, safe, permitted)
     before = await world.figures()
     watching = [asyncio.create_task(watcher.watch()) for watcher in watchers]
     publishing = asyncio.create_task(writers.publish())
@@ -93,6 +113,8 @@ async def run(world: World, plan: Plan) -> Outcome:
         delivered.subtract(before)
     troubles += [f"{watcher.name} got {stray}" for watcher in watchers for stray in watcher.strays]
     troubles += ledger.complaints
+    if writers.given_up and ledger.recorded and not plan.refuses:
+        troubles.append(f"{writers.given_up} messages were given up without a reason")
     views = [view for watcher in watchers for view in watcher.views]
     return Outcome(
         plan=plan,
@@ -101,6 +123,8 @@ async def run(world: World, plan: Plan) -> Outcome:
         ledger=ledger,
         views=views,
         injected=injector.injected,
+        effects=injector.effects,
+        given_up=writers.given_up,
         published=writers.figures(),
         delivered=delivered,
         troubles=troubles,
@@ -153,7 +177,6 @@ async def _ended(publishing: asyncio.Task[None]) -> list[str]:
 async def _pass_barrier(world: World, watchers: Sequence[Watcher]) -> list[str]:
     """What is on its way to a watcher arrives before something that is published now."""
     name = f"barrier {world.runs}"
-    text = json.dumps({"action": "barrier", "name": name})
     end = time.monotonic() + DEADLINE_SECONDS
     again = 0.0
     while late := [watcher for watcher in watchers if name not in watcher.barriers]:
@@ -163,13 +186,14 @@ async def _pass_barrier(world: World, watchers: Sequence[Watcher]) -> list[str]:
             # A barrier may be lost as long as a listener is not back.
             again = time.monotonic() + BARRIER_AGAIN_SECONDS
             for user in {watcher.user_id for watcher in late}:
-                world.server.publish(f"user:{user}", text)
+                await world.tell_user(user, {"action": "barrier", "name": name})
         await asyncio.sleep(POLL_SECONDS)
     return []
 
 
 def _watchers(world: World, plan: Plan, uploads: list[str], clock: Clock) -> list[Watcher]:
     addresses = {name: instance.address for name, instance in world.instances.items()}
+    tabs = Counter(planned.user for planned in plan.watchers)
     return [
         Watcher(
             name=f"watcher {index}",
@@ -178,6 +202,7 @@ def _watchers(world: World, plan: Plan, uploads: list[str], clock: Clock) -> lis
             addresses=addresses,
             uploads=[uploads[upload] for upload in planned.uploads],
             clock=clock,
+            is_alone=tabs[planned.user] == 1,
         )
         for index, planned in enumerate(plan.watchers)
     ]

@@ -2,8 +2,9 @@
 
 from collections import Counter
 
-from tests.faults.plan import FaultKind
+from tests.faults.faults import FaultKind
 from tests.faults.run import Outcome
+from tests.faults.verdict import Excuse
 
 
 class Tally:
@@ -14,6 +15,8 @@ class Tally:
         self._injected: Counter[FaultKind] = Counter()
         self._published: Counter[str] = Counter()
         self._delivered: Counter[str] = Counter()
+        self._effects: Counter[str] = Counter()
+        self._excused: Counter[Excuse] = Counter()
         self._seen: Counter[str] = Counter()
 
     def add(self, outcome: Outcome) -> None:
@@ -24,6 +27,8 @@ class Tally:
         self._injected += outcome.injected
         self._published += outcome.published
         self._delivered += outcome.delivered
+        self._effects += outcome.effects
+        self._excused += outcome.verdict.excused
         verdict = outcome.verdict
         self._seen += Counter(
             accepted=outcome.ledger.accepted,
@@ -32,6 +37,8 @@ class Tally:
             resyncs=verdict.resyncs,
             lost=verdict.lost,
             violations=len(verdict.violations),
+            given_up=outcome.given_up,
+            twice=sum(message.again is not None for message in outcome.ledger.messages.values()),
         )
 
     @property
@@ -45,7 +52,10 @@ class Tally:
             ("runs", self.runs),
             ("**faults injected**", self._injected.total()),
             *((f"- {kind}", self._injected[kind]) for kind in FaultKind),
+            ("**what shows that they did something**", ""),
+            *((f"- {what}", self._effects[what]) for what in sorted(self._effects)),
             ("**messages published**", seen["accepted"]),
+            ("- by two workers each", seen["twice"]),
             ("- waited in an outbox", published["publish_queued"]),
             ("- refused as stale", published["publish_stale"]),
             ("- refused as duplicates", published["publish_duplicates"]),
@@ -58,6 +68,9 @@ class Tally:
             ("- progress that watchers did not get", seen["overwritten"]),
             ("**resyncs**", seen["resyncs"]),
             ("**slow connections given up**", delivered["overflowed"]),
+            ("**given up and counted**", seen["given_up"]),
+            ("**excused**", self._excused.total()),
+            *((f"- {excuse}", self._excused[excuse]) for excuse in Excuse),
             ("**rules broken**", seen["violations"]),
             ("**lost silently**", seen["lost"]),
             ("runs that failed", len(self.failed_seeds)),

@@ -118,6 +118,19 @@ async def test_a_delay_keeps_the_order() -> None:
         await until(lambda: broker.received[0] == bytes(range(10)))
 
 
+async def test_what_is_throttled_arrives_whole() -> None:
+    async with through_a_door() as (broker, door), connected(broker, door) as (reader, writer):
+        (passage,) = door.passages
+        passage.throttle(1_000_000)
+        payload = random.Random(3).randbytes(100_000)
+        writer.write(payload)
+        broker.ends[0][1].write(b"x" * 1_000)
+        assert await bounded(reader.readexactly(1_000))
+        await until(lambda: broker.received[0] == payload)
+        assert passage.slowed_bytes == 101_000
+        assert passage.is_late
+
+
 @pytest.mark.parametrize("direction", BOTH)
 @pytest.mark.parametrize("is_reset", [True, False], ids=["RST", "FIN"])
 async def test_a_truncation_lets_a_part_through(direction: Towards, is_reset: bool) -> None:

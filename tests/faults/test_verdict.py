@@ -5,7 +5,17 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults import history
-from tests.faults.record import Event, Got, Kind, Ledger, Opened, Position, Resynced, View
+from tests.faults.record import (
+    Event,
+    Got,
+    Kind,
+    Ledger,
+    Loss,
+    Opened,
+    Position,
+    Resynced,
+    View,
+)
 from tests.faults.verdict import Rule, Verdict, judge
 
 UPLOAD = "u"
@@ -25,7 +35,8 @@ class Scene:
     def __init__(
         self, letters: str, *, recorded: bool = True, history_was_lost: bool = False
     ) -> None:
-        self.ledger = Ledger(recorded=recorded, history_was_lost=history_was_lost)
+        lost = [Loss(0.0, frozenset([UPLOAD]), frozenset())] if history_was_lost else []
+        self.ledger = Ledger(recorded=recorded, losses=lost)
         self.views: list[View] = []
         for letter in letters:
             self.ledger.publish(UPLOAD, "w", KINDS[letter]).accepted = True

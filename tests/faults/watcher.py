@@ -14,9 +14,21 @@ from tests.faults.clock import Clock
 from tests.faults.plan import Departure, Manner
 from tests.faults.plan import Watcher as WatcherPlan
 from tests.faults.proxy import make_narrow, reset
-from tests.faults.record import RESYNC, Event, Got, Kind, Opened, Position, Resynced, View
+from tests.faults.record import (
+    RESYNC,
+    Event,
+    Got,
+    Kind,
+    Loss,
+    Opened,
+    Position,
+    Resynced,
+    View,
+)
 
 AGAIN_AFTER_SECONDS = 0.05
+# Behind what it has not read, one that leaves does not see the answer to its goodbye.
+CLOSE_SECONDS = 0.5
 
 
 class Watcher:
@@ -27,6 +39,7 @@ class Watcher:
     Args:
         addresses: of the instances, host and port by name.
         uploads: the ids of those it watches.
+        is_alone: whether its user has no other tab.
     """
 
     def __init__(
@@ -37,6 +50,8 @@ class Watcher:
         addresses: Mapping[str, tuple[str, int]],
         uploads: Sequence[str],
         clock: Clock,
+        *,
+        is_alone: bool,
     ) -> None:
         self.name = name
         self.user_id = user_id
@@ -47,6 +62,8 @@ class Watcher:
         self._events: dict[str, list[Event]] = {upload: [] for upload in uploads}
         self._positions: dict[str, Position | None] = dict.fromkeys(uploads)
         self._unfinished = set(uploads)
+        self._is_alone = is_alone
+        self._connections = 0
         self._staying: asyncio.Task[None] | None = None
         self._connection: ClientConnection | None = None
         self._abandoned: list[ClientConnection] = []
@@ -65,7 +82,22 @@ class Watcher:
 
     @property
     def views(self) -> list[View]:
-        return [View(self.name, upload, events) for upload, events in self._events.items()]
+        return [
+            View(self.name, upload, events, self.is_steady)
+            for upload, events in self._events.items()
+        ]
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether it never leaves nor rests, and was never cut off."""
+        leaves = bool(self._plan.departures or self._plan.rests)
+        return self._is_alone and not leaves and self._connections <= 1
+
+    def was_told(self, loss: Loss) -> bool:
+        """Whether it knows of a loss, or need not: it had nothing, or was not there."""
+        if not self.is_steady or self._where not in loss.away:
+            return True
+        return all(map(loss.was_told, self.views))
 
     @property
     def is_done(self) -> bool:
@@ -144,6 +176,7 @@ class Watcher:
         with suppress(OSError, ConnectionClosed, InvalidHandshake, TimeoutError):
             connection = await _connected(self._addresses[self._where])
             self._connection = connection
+            self._connections += 1
             for upload, since in self._positions.items():
                 if since is None:
                     self._events[upload].append(Opened(self._clock.now, self._where, None))
@@ -235,6 +268,7 @@ async def _connected(address: tuple[str, int]) -> ClientConnection:
             compression=None,
             ping_interval=None,
             max_queue=4,
+            close_timeout=CLOSE_SECONDS,
         )
     except BaseException:
         connecting.close()

@@ -1,127 +1,91 @@
 """What lives over many runs: a redis-server, doors to it, and two instances of the app."""
 
-import asyncio
 import json
-import socket
-import subprocess
-import sys
+import re
+import shlex
 import tempfile
-import time
-import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from tests.deadlines import DEADLINE_SECONDS
+import fanwire
 from tests.faults import proxy
-from tests.faults.plan import INSTANCES, WRITERS_DOOR
+from tests.faults.faults import INSTANCES, WRITERS_DOOR
+from tests.faults.hosts import Host, Process, Thread
 from tests.faults.proxy import Door
-from tests.interpreters import ROOT, environment
+from tests.interpreters import ROOT
 from tests.redis_server import RedisServer
 
-POLL_SECONDS = 0.02
-
-
-class Instance:
-    """A process with the app. It runs inside the block."""
-
-    def __init__(self, port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
-        self.address = ("127.0.0.1", port)
-        self._process = process
-        self._log = log
-        self._read = 0
-
-    @classmethod
-    @contextmanager
-    def running(cls, url: str, history_size: int, log: Path) -> Iterator[Self]:
-        with socket.create_server(("127.0.0.1", 0)) as listening, log.open("wb") as errors:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "tests.faults.instance"),
-                    *(str(listening.fileno()), url, str(history_size)),
-                ],
-                pass_fds=[listening.fileno()],
-                stdin=subprocess.PIPE,
-                stderr=errors,
-                env=environment(),
-                cwd=ROOT,
-            )
-            port: int = listening.getsockname()[1]
-        try:
-            yield cls(port, process, log)
-        finally:
-            process.kill()
-            process.communicate()
-
-    async def ask(self, path: str) -> dict[str, Any]:
-        """The socket listens from the beginning, so an early request just waits."""
-
-        def get() -> dict[str, Any]:
-            url = f"http://{self.address[0]}:{self.address[1]}{path}"
-            with urllib.request.urlopen(url, timeout=DEADLINE_SECONDS) as answer:
-                answered: dict[str, Any] = json.load(answer)
-                return answered
-
-        return await asyncio.to_thread(get)
-
-    async def is_idle(self) -> None:
-        """Returns when it listens, and nobody is connected to it."""
-        end = time.monotonic() + DEADLINE_SECONDS
-        while (health := await self.ask("/health"))["state"] != "live":
-            assert time.monotonic() < end, f"it does not listen: {health}"
-            await asyncio.sleep(POLL_SECONDS)
-        while connected := (await self.ask("/figures"))["connected"]:
-            assert time.monotonic() < end, f"{connected} users are left behind"
-            await asyncio.sleep(POLL_SECONDS)
-
-    def new_troubles(self) -> list[str]:
-        """What it has printed since the last time and no outage explains."""
-        printed = self._log.read_bytes()[self._read :].decode(errors="replace")
-        self._read += len(printed.encode())
-        if self._process.poll() is not None:
-            return [f"an instance ended with status {self._process.returncode}: {printed}"]
-        is_trouble = "Traceback" in printed or "panicked" in printed
-        return [f"an instance printed: {printed}"] if is_trouble else []
+IN_MEMORY = "memory://"
 
 
 class World:
+    """Args:
+    server: None where the broker is the memory of this process; then there are no doors.
+    writers_url: by which the writers reach the broker.
+    """
+
     def __init__(
         self,
-        server: RedisServer,
+        server: RedisServer | None,
         doors: dict[str, Door],
-        instances: dict[str, Instance],
+        instances: Mapping[str, Host],
+        writers_url: str,
         history_size: int,
     ) -> None:
         self.server = server
         self.doors = doors
         self.instances = instances
+        self.writers_url = writers_url
         self.history_size = history_size
         self.runs = 0
         self.is_broken = False
         """Whether an instance has ended or does not answer: of no use for another run."""
 
     @classmethod
-    @asynccontextmanager
-    async def created(cls, history_size: int) -> AsyncIterator[Self]:
+    def created(
+        cls, history_size: int, *, in_memory: bool = False
+    ) -> AbstractAsyncContextManager[Self]:
         """Ready for runs. A size of 0 is for runs without a history."""
+        return cls._in_memory(history_size) if in_memory else cls._with_redis(history_size)
+
+    @classmethod
+    @asynccontextmanager
+    async def _with_redis(cls, history_size: int) -> AsyncIterator[Self]:
+        rules = documented_rules()
         with ExitStack() as stack:
-            server = stack.enter_context(RedisServer())
+            server = RedisServer(password="secret", acl_user="app", acl_rules=rules)
+            stack.enter_context(server)
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fanwire-")))
             names = (*INSTANCES, WRITERS_DOOR)
             async with proxy.opened(("127.0.0.1", server.port), *names) as doors:
+                urls = {name: server.url_through(door.port) for name, door in doors.items()}
                 instances = {
                     name: stack.enter_context(
-                        Instance.running(doors[name].url, history_size, directory / name)
+                        Process.running(urls[name], history_size, directory / name)
                     )
                     for name in INSTANCES
                 }
-                world = cls(server, doors, instances, history_size)
-                troubles = await world.settle()
-                if troubles:
-                    raise RuntimeError("; ".join(troubles))
-                yield world
+                world = cls(server, doors, instances, urls[WRITERS_DOOR], history_size)
+                yield await world._settled()
+
+    @classmethod
+    @asynccontextmanager
+    async def _in_memory(cls, history_size: int) -> AsyncIterator[Self]:
+        with ExitStack() as stack:
+            instances = {
+                name: stack.enter_context(Thread.running(IN_MEMORY, history_size))
+                for name in INSTANCES
+            }
+            yield await cls(None, {}, instances, IN_MEMORY, history_size)._settled()
+
+    async def _settled(self) -> Self:
+        troubles = await self.settle()
+        if troubles:
+            raise RuntimeError("; ".join(troubles))
+        return self
 
     async def settle(self) -> list[str]:
         """Waits until both instances listen and nobody is connected. What is wrong with them."""
@@ -142,9 +106,28 @@ class World:
         for door in self.doors.values():
             door.release()
 
+    async def tell_user(self, user_id: str, message: dict[str, Any]) -> None:
+        """Publishes past all doors."""
+        if self.server is not None:
+            self.server.publish(f"user:{user_id}", json.dumps(message))
+            return
+        publisher = fanwire.UploadProgressPublisher(IN_MEMORY, strict=True)
+        try:
+            await publisher.publish_to_user(user_id, message)
+        finally:
+            await publisher.stop()
+
     async def figures(self) -> Counter[str]:
         """The counters of both instances together."""
         figures: Counter[str] = Counter()
         for instance in self.instances.values():
             figures.update(await instance.ask("/figures"))
         return figures
+
+
+def documented_rules() -> str:
+    """What docs/recovery.md lets the user of an app do; more nobody needs, whatever happens."""
+    page = (ROOT / "docs" / "recovery.md").read_text("utf-8")
+    found = re.search(r"(?s)\nredis-cli ACL SETUSER app on '>password' (.*?)\n```", page)
+    assert found is not None, "docs/recovery.md has no rules"
+    return " ".join(shlex.split(found[1].replace("\\\n", " ")))

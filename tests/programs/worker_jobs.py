@@ -37,6 +37,15 @@ def jobs(url: str) -> dict[str, Callable[[int], object]]:
             events.publish_log({"event": "step", "percent": percent})
         await asyncio.gather(*(progress.publish_progress("many", part) for part in range(10)))
 
+    async def tracked(n: int) -> None:
+        async with progress.track(f"upload-{n}", 3, min_interval=0) as tracker:
+            for part in tracker.wrap(range(3)):
+                tracker.stage(f"part {part}")
+
+    def tracked_without_a_loop(n: int) -> None:
+        with progress.track(f"upload-{n}", 3) as tracker:
+            tracker.advance(3)
+
     def closed(n: int) -> None:
         with EventPublisher(url) as publisher:
             publisher.publish_event("job", {"n": n})
@@ -48,6 +57,8 @@ def jobs(url: str) -> dict[str, Callable[[int], object]]:
 
     return {
         "shared": lambda n: asyncio.run(one(n)),
+        "tracked": lambda n: asyncio.run(tracked(n)),
+        "tracked without a loop": tracked_without_a_loop,
         "closed": closed,
         "let go": let_go,
     }

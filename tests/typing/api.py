@@ -1,12 +1,13 @@
-# ruff: noqa: T201, TC003 (an app prints, and imports as it likes)
+# ruff: noqa: T201 (an app prints, and imports as it likes)
 """How an app uses fanwire, for the type checkers alone: mypy --strict and pyright pass it."""
 
 import logging
-from collections.abc import Coroutine
-from typing import Any, assert_type
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any, Literal, assert_type
 
 import structlog
-from fastapi import WebSocket
+from fastapi import UploadFile, WebSocket
 from pydantic import BaseModel
 
 import fanwire
@@ -17,6 +18,8 @@ from fanwire import (
     Error,
     EventPublisher,
     PublishError,
+    Tracker,
+    TrackerEvent,
     UploadProgressPublisher,
     events,
     get_manager,
@@ -24,6 +27,7 @@ from fanwire import (
     init_manager,
     init_publisher,
 )
+from fanwire.tracking import upload_message
 
 
 class Progress(BaseModel):
@@ -90,6 +94,55 @@ async def publisher_(publisher: UploadProgressPublisher) -> None:
     await publisher.stop()
 
 
+def own_message(event: TrackerEvent) -> Progress | None:
+    assert_type(event.kind, Literal["progress", "completed", "failed"])
+    return Progress(percent=event.percent) if event.percent is not None else None
+
+
+async def tracking(publisher: UploadProgressPublisher, file: UploadFile) -> None:
+    async with publisher.track("u1", file.size, user_id="ada", stage="receiving") as tracker:
+        assert_type(tracker, Tracker)
+        async for chunk in tracker.wrap(file):
+            assert_type(chunk, bytes)
+        async for chunk in tracker.wrap(file, chunk_size=1024, size=len):
+            assert_type(chunk, bytes)
+        async for line in tracker.wrap(lines()):
+            assert_type(line, str)
+        tracker.stage("indexing", "nearly there")
+        tracker.result(description="a cat", audit_score=7)
+
+
+def blocking_tracking(publisher: UploadProgressPublisher, rows: list[str]) -> None:
+    with publisher.track(
+        "u1",
+        total=2.5,
+        min_interval=1,
+        version=3,
+        to_message=own_message,
+        describe=str,
+        exit_timeout_seconds=0.5,
+    ) as tracker:
+        for row in tracker.wrap(rows, size=len):
+            assert_type(row, str)
+        with Path("cat.jpg").open("rb") as picture:
+            for part in tracker.wrap(picture, chunk_size=65_536):
+                assert_type(part, bytes)
+        tracker.advance()
+        tracker.advance(0.5)
+        tracker.message("a text")
+        tracker.total = None
+        assert_type(tracker.percent, int | None)
+        assert_type(tracker.done, float)
+        assert_type(tracker.upload_id, str)
+    assert_type(publisher.flush(), bool)
+    assert_type(publisher.flush(timeout_seconds=0.5), bool)
+    publisher.track("u1", to_message=lambda event: upload_message(event) | {"host": "worker-1"})
+
+
+async def lines() -> AsyncIterator[str]:
+    yield "a line"
+
+
 class Daemon(EventPublisher):
     CHANNEL_LOGS = "daemon:logs"
 
@@ -142,4 +195,6 @@ async def rejected(manager: ConnectionManager, publisher: UploadProgressPublishe
     await publisher.publish_progress(7, {})  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     manager.user_connections["ada"] = frozenset()  # type: ignore[index]  # pyright: ignore[reportIndexIssue]
     publisher.running = True  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    publisher.track("u1", "10")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    publisher.track("u1").wrap(7)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     UploadProgressPublisher("memory://", manager=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

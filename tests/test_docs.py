@@ -1,24 +1,28 @@
-"""The example of docs/recovery.md runs as it stands, and its links lead somewhere."""
+"""The examples of docs/recovery.md and docs/progress.md run as they stand; links lead somewhere."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.interpreters import TIMEOUT_SECONDS, environment
 
 DOCS = Path(__file__).parents[1] / "docs"
 REPOSITORY = (DOCS.parent / "src").exists()
-PAGE = (DOCS / "recovery.md").read_text("utf-8")
-[(CODE, PRINTS)] = re.findall(
-    r"<!-- runs: \S+\.py -->\n```python\n(.*?)```\n\n```text\n(.*?)```\n", PAGE, re.DOTALL
-)
+PAGES = ["progress.md", "recovery.md"]
 
 
-def test_the_example_prints_what_the_page_says(tmp_path: Path) -> None:
-    assert PAGE.count("```python\n") == 1
+@pytest.mark.parametrize("name", PAGES)
+def test_the_example_prints_what_the_page_says(name: str, tmp_path: Path) -> None:
+    page = (DOCS / name).read_text("utf-8")
+    assert page.count("```python\n") == 1
+    [(code, prints)] = re.findall(
+        r"<!-- runs: \S+\.py -->\n```python\n(.*?)```\n\n```text\n(.*?)```\n", page, re.DOTALL
+    )
     script = tmp_path / "example.py"
-    script.write_text(CODE, "utf-8")
+    script.write_text(code, "utf-8")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-X", "dev", script],
         env=environment(),
@@ -28,7 +32,7 @@ def test_the_example_prints_what_the_page_says(tmp_path: Path) -> None:
         timeout=TIMEOUT_SECONDS,
         check=False,
     )
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", PRINTS)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", prints)
 
 
 def test_links_lead_to_headings_that_there_are() -> None:

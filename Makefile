@@ -117,7 +117,7 @@ soak: debian-test $(VENV)/.installed-dev $(VENV)/.built ## Ten minutes of load a
 	$(BIN)/python -m tests.soak $(ARGS)
 
 .PHONY: fuzz
-fuzz: ## Fuzz the RESP reader, the reserved member and the client protocol, a minute each; FUZZ_SECONDS=600, ARGS=resp
+fuzz: ## Fuzz the RESP reader, the reserved member, the client protocol and PostgreSQL's frames, a minute each; FUZZ_SECONDS=600, ARGS=resp
 	PYTHON="$(PYTHON)" fuzz/run $(ARGS)
 
 .PHONY: bench

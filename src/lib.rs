@@ -12,7 +12,7 @@
 //!   |-- outbox      what waits to be published; backlog: what waits for the broker to come back
 //!   |-- recording   what is recorded of an upload
 //!   |-- broker/     one contract; memory/{mod,history},
-//!   |               redis/{connect,link,history,listening,resp}
+//!   |               redis/{connect,link,history,listening,resp}; postgres/ has a map of its own
 //! router        who is a message for, and into their lanes; sessions: the same for topics;
 //!   |           pumping: what event loops take out of them; recovering: positions and gaps
 //!   |-- recovery/   which lane has what of an upload; history: positions, and what is kept

@@ -207,7 +207,8 @@ class EventPublisher:
     the interpreter ends has half a second to go out.
 
     Args:
-        redis_url: ``redis://``, ``rediss://``, ``unix:///path``, or ``memory://``.
+        redis_url: ``redis://``, ``rediss://``, ``unix:///path``, ``postgresql://``, or
+            ``memory://``.
         namespace: what the channels' names begin with: ``{namespace}:logs``, ``:events`` and
             ``:stats``. A subclass may also have constants of its own.
         max_pending_messages, max_pending_bytes: how much may wait.

@@ -55,7 +55,8 @@ def attach(app: pyview.PyView, pubsub: PubSubProvider) -> None:
 
     Args:
         app: what ``PyView()`` returned, before it serves.
-        pubsub: ``fanwire.RedisPubSub``, or anything with the same six methods.
+        pubsub: ``fanwire.RedisPubSub``, ``fanwire.PostgresPubSub``, or anything with the same six
+            methods.
 
     Raises:
         fanwire.ConfigError: not a PyView app, one that is attached or serves already, or a backend

@@ -7,7 +7,8 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::dsn::{Dsn, Place, SslMode};
+use super::dsn::{Dsn, SslMode};
+use super::place::Place;
 use super::{errors, passfile, tls};
 use crate::config::BrokerUrl;
 use crate::error::Error;

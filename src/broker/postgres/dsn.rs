@@ -3,14 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where a server may be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// A name or an address, and a port.
-    Tcp(String, u16),
-    /// The directory of a Unix socket, and the port that the socket's name shows.
-    Unix(PathBuf, u16),
-}
+use super::place::{self, Place};
 
 /// Whether the connection is encrypted, and what of the server's certificate is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,27 +133,27 @@ impl Dsn {
             let Some((name, value)) = pair.split_once('=') else {
                 return Err("a parameter has no value".to_owned());
             };
-            let name = decoded(name)?;
+            let name = place::decoded(name)?;
             if name != "password" && !SHOWN.contains(&&*name) {
                 let known = SHOWN.join(", ");
                 return Err(format!("unknown parameter {name:?}; known are password, {known}"));
             }
-            said.query.push((name, decoded(value)?));
+            said.query.push((name, place::decoded(value)?));
         }
         let (authority, database) =
             address.split_once('/').map_or((address, ""), |(a, database)| (a, database));
         let (credentials, hosts) =
             authority.rsplit_once('@').map_or(("", authority), |(c, hosts)| (c, hosts));
         let (user, password) = match credentials.split_once(':') {
-            Some((user, password)) => (user, Some(decoded(password)?)),
+            Some((user, password)) => (user, Some(place::decoded(password)?)),
             None => (credentials, None),
         };
         let given = |text: String| Some(text).filter(|text| !text.is_empty());
         said.finish(
             hosts,
-            given(decoded(user)?),
+            given(place::decoded(user)?),
             password.and_then(given),
-            given(decoded(database)?),
+            given(place::decoded(database)?),
         )
     }
 }
@@ -235,14 +228,17 @@ impl Said<'_> {
     ) -> Result<Dsn, String> {
         let ports = self.either("port", "PGPORT").unwrap_or_default();
         let places = match self.parameter("host") {
-            Some(names) => places_of(names.split(','), &ports)?,
+            Some(names) => place::several(names.split(','), &ports)?,
             None if !hosts.is_empty() => {
-                let all: Vec<_> = hosts.split(',').map(host_and_port).collect::<Result<_, _>>()?;
-                let fallback = one_port(&ports)?;
-                all.into_iter().map(|(name, port)| place(&name, port.unwrap_or(fallback))).collect()
+                let all: Vec<_> =
+                    hosts.split(',').map(place::host_and_port).collect::<Result<_, _>>()?;
+                let fallback = place::port_of(&ports)?;
+                all.into_iter()
+                    .map(|(name, port)| place::place(&name, port.unwrap_or(fallback)))
+                    .collect()
             }
             None => match self.variable("PGHOST") {
-                Some(names) => places_of(names.split(','), &ports)?,
+                Some(names) => place::several(names.split(','), &ports)?,
                 None => Vec::new(),
             },
         };
@@ -264,7 +260,7 @@ impl Said<'_> {
             ));
         }
         Ok(Dsn {
-            port: one_port(&ports)?,
+            port: place::port_of(&ports)?,
             user: user.or_else(|| self.either("user", "PGUSER")),
             password: password.or_else(|| self.either("password", "PGPASSWORD")),
             passfile: self.path("passfile", "PGPASSFILE", ".pgpass"),
@@ -320,80 +316,6 @@ const SSL_MODES: [(&str, SslMode); 6] = [
     ("verify-ca", SslMode::VerifyCa),
     ("verify-full", SslMode::VerifyFull),
 ];
-
-/// Of one port for all, or of one for each.
-fn places_of<'a>(names: impl Iterator<Item = &'a str>, ports: &str) -> Result<Vec<Place>, String> {
-    let names: Vec<&str> = names.collect();
-    let ports: Vec<&str> = ports.split(',').collect();
-    if ports.len() > 1 && ports.len() != names.len() {
-        return Err(format!("{} ports for {} hosts", ports.len(), names.len()));
-    }
-    let ports = ports.iter().cycle();
-    names.iter().zip(ports).map(|(name, port)| Ok(place(name, one_port(port)?))).collect()
-}
-
-fn one_port(text: &str) -> Result<u16, String> {
-    let first = text.split(',').next().unwrap_or_default().trim();
-    if first.is_empty() {
-        return Ok(5432);
-    }
-    let port = first.parse().ok().filter(|port| *port > 0);
-    port.ok_or_else(|| "a port must be a number from 1 to 65535".to_owned())
-}
-
-/// `host`, `host:port`, `[::1]:port`, `%2Frun%2Fpostgresql:port`
-fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (address, rest) =
-                rest.split_once(']').ok_or("an address in brackets does not end")?;
-            let port = if rest.is_empty() { None } else { rest.strip_prefix(':') };
-            if !rest.is_empty() && port.is_none() {
-                return Err("after an address in brackets only a port may follow".to_owned());
-            }
-            (address, port)
-        }
-        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
-    };
-    let port = port.filter(|port| !port.is_empty()).map(one_port).transpose()?;
-    Ok((decoded(host)?, port))
-}
-
-fn place(name: &str, port: u16) -> Place {
-    // `@` begins a name in Linux's abstract namespace for libpq; it is no host either way.
-    if name.starts_with('/') {
-        Place::Unix(name.into(), port)
-    } else {
-        Place::Tcp(if name.is_empty() { "localhost" } else { name }.to_owned(), port)
-    }
-}
-
-/// Undoes percent-encoding.
-fn decoded(text: &str) -> Result<String, String> {
-    const NONE: &str =
-        "a % is not followed by two hexadecimal digits (write %25 for the sign itself)";
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let [high, low, tail @ ..] = rest else { return Err(NONE.to_owned()) };
-        let digit =
-            |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let (Some(high), Some(low)) = (digit(*high), digit(*low)) else {
-            return Err(NONE.to_owned());
-        };
-        bytes.push(high << 4 | low);
-        rest = tail;
-    }
-    if bytes.contains(&0) {
-        return Err("%00 has no place in it".to_owned());
-    }
-    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 behind its percent signs".to_owned())
-}
 
 #[cfg(test)]
 mod tests {

@@ -52,13 +52,7 @@ impl Link {
             runs => match self.together(runs).await? {
                 Ok(receipts) => receipts.into_iter().map(Ok).collect(),
                 // Which of them it was that is not allowed, each says by itself.
-                Err(Verdict::Refused(Error::Rejected(_))) => {
-                    let mut outcomes = Vec::with_capacity(runs.len());
-                    for run in runs {
-                        outcomes.push(self.alone(run).await?);
-                    }
-                    outcomes
-                }
+                Err(Verdict::Refused(Error::Rejected(_))) => self.one_by_one(runs).await?,
                 Err(verdict) => vec![Err(verdict); runs.len()],
             },
         };
@@ -79,6 +73,25 @@ impl Link {
         let strange =
             || Verdict::Refused(Error::Rejected("the database says nothing of it".into()));
         Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(strange)).collect())
+    }
+
+    /// Runs in a transaction each.
+    async fn one_by_one(
+        &mut self,
+        runs: &[Run<'_>],
+    ) -> Result<Vec<Result<Vec<Receipt>, Verdict>>, Error> {
+        let mut outcomes: Vec<Result<Vec<Receipt>, Verdict>> = Vec::with_capacity(runs.len());
+        for run in runs {
+            let outcome = match outcomes.last() {
+                // Nothing overtakes what is to be sent again.
+                Some(Err(
+                    later @ (Verdict::Again | Verdict::Refused(Error::Unreachable { .. })),
+                )) => Err(later.clone()),
+                _ => self.alone(run).await?,
+            };
+            outcomes.push(outcome);
+        }
+        Ok(outcomes)
     }
 
     /// A run in a transaction of its own.

@@ -9,7 +9,7 @@
 //! listening     hears: one connection that says LISTEN
 //!   |-- pooling     whether that connection has a session of its own
 //! frame         what a notification carries; name: which notification channel it goes over
-//! connect       opens a connection: dsn, passfile, tls
+//! connect       opens a connection: dsn, place, passfile, tls
 //! errors        the crate's errors in the words of ours
 //! ```
 //!
@@ -26,6 +26,7 @@ mod link;
 mod listening;
 mod name;
 mod passfile;
+mod place;
 mod pooling;
 mod runs;
 mod schema;

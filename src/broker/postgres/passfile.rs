@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::dsn::Place;
+use super::place::Place;
 
 /// The password for a place, a database and a user. The error says why the file is not read.
 pub fn find(

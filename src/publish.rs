@@ -45,7 +45,7 @@ pub struct Job {
     pub journal: Arc<Journal>,
 }
 
-/// How often in a row a broker may say that it must be asked again.
+/// How often in a row a broker may say of the same messages that it must be asked again.
 const ROUNDS: usize = 3;
 
 /// Runs until the outbox is closed. A fault in fanwire costs the messages in hand, which are counted.
@@ -162,15 +162,15 @@ impl Sender {
         let mut fates: Vec<Option<Fate>> = Vec::new();
         fates.resize_with(outgoing.len(), || None);
         let mut open: Vec<usize> = (0..outgoing.len()).collect();
-        for round in 0..=ROUNDS {
+        let mut rounds_in_vain = 0;
+        while rounds_in_vain < ROUNDS && !open.is_empty() {
             self.number(&mut outgoing, &open);
-            let verdicts = match (&mut self.link, round) {
-                (Some(link), 0) => link.publish(&outgoing).await,
-                (Some(link), 1..ROUNDS) => {
-                    let rest: Vec<Outgoing> = open.iter().map(|at| outgoing[*at].clone()).collect();
-                    link.publish(&rest).await
-                }
-                _ => Ok(Vec::new()),
+            let Some(link) = &mut self.link else { break };
+            let verdicts = if open.len() == outgoing.len() {
+                link.publish(&outgoing).await
+            } else {
+                let rest: Vec<Outgoing> = open.iter().map(|at| outgoing[*at].clone()).collect();
+                link.publish(&rest).await
             };
             let verdicts = match verdicts {
                 Ok(verdicts) => verdicts,
@@ -206,10 +206,8 @@ impl Sender {
                     }
                 };
             }
+            rounds_in_vain = if again.len() < open.len() { 0 } else { rounds_in_vain + 1 };
             open = again;
-            if open.is_empty() {
-                break;
-            }
         }
         let never = || {
             let (url, reason) = (job.url.shown.clone(), "it forgets its scripts".to_owned());

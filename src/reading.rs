@@ -30,6 +30,8 @@ const PROBE_AFTER: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two reads that did not find what is missing.
 const NOT_YET: Duration = Duration::from_millis(10);
+/// Between two tries to read what was refused.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs until it is aborted.
 pub async fn run(job: &Job) {
@@ -38,6 +40,7 @@ pub async fn run(job: &Job) {
         link: None,
         told_down: false,
         told_refusal: false,
+        refused: None,
         attempt: 0,
         at_once: UPLOADS_AT_ONCE,
         heard: 0,
@@ -47,8 +50,12 @@ pub async fn run(job: &Job) {
     let mut probe_at = Instant::now() + PROBE_AFTER;
     let mut attended = None;
     loop {
+        let try_at = reader.refused.as_ref().map_or(probe_at, |(_, at)| *at);
         tokio::select! {
             router = due(job, &mut attended), if reads => reader.read(&router).await,
+            () = tokio::time::sleep_until(try_at), if reader.refused.is_some() => {
+                reader.try_again().await;
+            }
             () = tokio::time::sleep_until(probe_at), if probes => {
                 reader.probe().await;
                 probe_at = Instant::now() + PROBE_AFTER;
@@ -104,6 +111,8 @@ struct Reader<'a> {
     link: Option<Link>,
     told_down: bool,
     told_refusal: bool,
+    /// An upload that was refused to be read, as all of them are, and when that is tried again.
+    refused: Option<(Box<str>, Instant)>,
     /// Attempts that failed in a row.
     attempt: u32,
     /// Uploads to be read at once: fewer while that takes too long.
@@ -136,6 +145,7 @@ impl Reader<'_> {
         let mut again = false;
         let (mut trouble, mut refusal) = (None, None);
         let some_answered = answers.iter().any(Result::is_ok);
+        let last = asks.last().map(|ask| ask.upload.clone()).unwrap_or_default();
         for ((id, ask), answer) in ids.into_iter().zip(asks).zip(answers) {
             let past = match answer {
                 Ok(past) => past,
@@ -154,15 +164,18 @@ impl Reader<'_> {
             let _gate = runtime::gate();
             again |= router.catch_up(id, &ask.upload, past, Some(&self.job.home));
         }
-        match refusal {
-            // One upload's own trouble is no outage.
-            Some(error) if some_answered => {
-                if !std::mem::replace(&mut self.told_refusal, true) {
-                    let text = format!("the history of an upload cannot be read: {error}");
-                    self.job.tell(Level::Error, text);
-                }
+        if let Some(error) = refusal {
+            if !some_answered {
+                self.refused = Some((last, Instant::now() + TRY_AGAIN));
+                trouble = trouble.or(Some(error));
+            } else if !std::mem::replace(&mut self.told_refusal, true) {
+                // One upload's own trouble is no outage.
+                let text = format!("the history of an upload cannot be read: {error}");
+                self.job.tell(Level::Error, text);
             }
-            other => trouble = trouble.or(other),
+        }
+        if some_answered {
+            self.end_refusal();
         }
         match trouble {
             Some(error) => self.tell_down(&error),
@@ -172,6 +185,28 @@ impl Reader<'_> {
             tokio::time::sleep(NOT_YET).await;
         }
         router.keep_pace().await;
+    }
+
+    async fn try_again(&mut self) {
+        let Some((upload, at)) = &mut self.refused else { return };
+        *at = Instant::now() + TRY_AGAIN;
+        let ask = Ask { upload: upload.clone(), since: None };
+        // Before the listener is subscribed a read proves nothing.
+        if self.is_live() && matches!(self.ask(&[ask]).await.as_deref(), Ok([Ok(_)])) {
+            self.end_refusal();
+            self.recovered();
+        }
+    }
+
+    /// Who went on without a history gets what they lack as soon as it can be read.
+    fn end_refusal(&mut self) {
+        if self.refused.take().is_none() {
+            return;
+        }
+        let _gate = runtime::gate();
+        if let Some(router) = self.job.uploads.router() {
+            router.compare_all();
+        }
     }
 
     async fn failed(

@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -67,5 +68,41 @@ async def test_nothing_overtakes_what_was_refused(
         assert numbers == list(range(first, 100 + (keyed and upload == "u")))
         offsets = [message["_fanwire"]["offset"] for message in of_upload]
         assert offsets == list(range(1, len(offsets) + 1))
+    assert publisher.stats()["publish_failed"] == 0
+    await publisher.stop()
+
+
+@pytest.mark.parametrize("options", [{"version": True}, {"idempotency_key": True}, {}], ids=str)
+async def test_nothing_is_lost_where_nobody_knows_what_was_refused(
+    own_redis: RedisServer, make_publisher: PublisherFactory, options: dict[str, bool]
+) -> None:
+    heard = Heard(own_redis)
+    refuses = own_redis.client.script_load(REFUSES)
+    async with broker_proxy(own_redis) as proxy:
+        publisher = make_publisher(proxy.url, history=fanwire.History(), publish_timeout_seconds=1)
+        await publisher.publish_progress("u", note(0))
+        proxy.hold_answers()
+        assert publisher.publish_nowait("u", note(1))
+        length = partial(own_redis.client.xlen, "fanwire:{u}:log")
+        await until(lambda: length() == 2, "one is under way, so that the others share a batch")
+        for number in range(2, 100):
+            of_its_own = {"version": number, "idempotency_key": f"key {number}"}
+            chosen: Any = {name: of_its_own[name] for name in options}
+            assert publisher.publish_nowait("u", note(number), **chosen)
+        spoiler = Spoiler(refuses, calls=2)
+
+        def alter(asked: bytes) -> bytes:
+            proxy.hold_answers()  # to what is asked now, and before its fate is known
+            return spoiler(asked)
+
+        proxy.alters = alter
+        proxy.release_answers()
+        await until(lambda: publisher.stats()["outages"], "nobody knows what came of them")
+        proxy.alters = lambda asked: asked
+        proxy.release_answers()
+        messages = await heard.until(100)
+        await until(lambda: not publisher.stats()["pending_messages"], "all is published")
+    assert spoiler.spoilt == 2
+    assert [message["number"] for _, message in messages] == list(range(100))
     assert publisher.stats()["publish_failed"] == 0
     await publisher.stop()

@@ -125,11 +125,10 @@ fn key(upload: &str, kind: &str) -> String {
 pub(super) struct Before<'b>(HashMap<&'b str, u64>);
 
 impl<'b> Before<'b> {
-    /// Those of another call. One with a key or a version may be passed over, so nobody is behind it.
+    /// Those of another call.
     pub(super) fn add(&mut self, call: &'b [Outgoing]) {
         let recorded = call.iter().filter_map(|outgoing| outgoing.record.as_deref());
-        let plain = recorded.filter(|record| record.key.is_none() && record.version.is_none());
-        self.0.extend(plain.map(|record| (&*record.upload, record.number)));
+        self.0.extend(recorded.map(|record| (&*record.upload, record.number)));
     }
 
     /// What the script is told of a message.

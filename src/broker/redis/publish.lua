@@ -13,7 +13,8 @@
 -- here and to read.
 --
 -- meta has e the epoch, o the last offset, m that of the newest milestone, v the newest version, and
--- for each source the number of its last message. keys has each key behind its epoch, by offset. To
+-- for each source the number of its last message, with a half behind it if that was passed over as a
+-- duplicate or stale. keys has each key behind its epoch, by offset. To
 -- call a script costs as much as two of its commands, which is why many messages share a call.
 local KEYS, ARGV, type, tonumber, sub = KEYS, ARGV, type, tonumber, string.sub
 local call, try, format = redis.call, redis.pcall, string.format
@@ -36,7 +37,8 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
     if had[3] then
       local now = tonumber(number)
       local since = now - had[3]
-      if since <= 0 then return '3 0 0 ' .. epoch end
+      -- What was passed over is looked at again, so that it gets the same answer.
+      if since <= 0 and since ~= -0.5 then return '3 0 0 ' .. epoch end
       due = now % (slack * 1000) < since
     elseif call('HLEN', meta) > 64 then
       -- Workers come and go while an upload stays. Only a retry needs to know what it is that came.
@@ -47,9 +49,15 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
     if key then
       key = epoch .. key
       local first = call('ZSCORE', keys, key)
-      if first then return format('1 0 %d %s', first, epoch) end
+      if first then
+        try('HSET', meta, source, number .. '.5')
+        return format('1 0 %d %s', first, epoch)
+      end
     end
-    if version and had[5] and version <= tonumber(had[5]) then return '2 0 0 ' .. epoch end
+    if version and had[5] and version <= tonumber(had[5]) then
+      try('HSET', meta, source, number .. '.5')
+      return '2 0 0 ' .. epoch
+    end
   else
     -- No other message has this source and number.
     epoch = sub(redis.sha1hex(source .. ':' .. number), 1, 16)

@@ -281,67 +281,6 @@ def test_trouble_with_a_message_does_not_hide_an_exception(
     assert brief(ear.messages("upload:u1")) == [(0, "queued")]
 
 
-BAD: dict[str, tuple[type[Exception], str, Any]] = {
-    "no id": (TypeError, "upload_id", lambda p: p.track()),
-    "id": (TypeError, "upload_id must be a str, not int", lambda p: p.track(7)),
-    "total": (TypeError, "total must be a number, not str", lambda p: p.track("u", "7")),
-    "negative": (
-        ValueError,
-        "total must be finite and at least 0, not -1",
-        lambda p: p.track("u", -1),
-    ),
-    "nan": (ValueError, "total must be finite", lambda p: p.track("u", float("nan"))),
-    "user": (TypeError, "user_id must be a str, not bytes", lambda p: p.track("u", user_id=b"a")),
-    "interval": (ValueError, "min_interval must be", lambda p: p.track("u", min_interval=-0.1)),
-    "stage": (TypeError, "stage must be a str", lambda p: p.track("u", stage=None)),
-    "message": (TypeError, "to_message must be callable", lambda p: p.track("u", to_message={})),
-    "describe": (TypeError, "describe must be callable", lambda p: p.track("u", describe="x")),
-    "exit": (
-        TypeError,
-        "exit_timeout_seconds must be",
-        lambda p: p.track("u", exit_timeout_seconds="2"),
-    ),
-    "option": (TypeError, "shape", lambda p: p.track("u", shape=print)),
-    "positional": (TypeError, "positional", lambda p: p.track("u", 1, "ada")),
-    "version": (ValueError, "history", lambda p: p.track("u", version=1).__enter__()),
-}
-
-
-@pytest.mark.parametrize("what", BAD)
-def test_arguments_that_make_no_sense(what: str) -> None:
-    error, text, call = BAD[what]
-    with pytest.raises(error, match=text):
-        call(fanwire.UploadProgressPublisher("memory://"))
-
-
-BAD_CALLS: dict[str, tuple[type[Exception], str, Any]] = {
-    "negative": (ValueError, "n must be finite and at least 0, not -1", lambda t: t.advance(-1)),
-    "infinite": (ValueError, "n must be finite", lambda t: t.advance(float("inf"))),
-    "nan": (ValueError, "n must be finite", lambda t: t.advance(float("nan"))),
-    "text": (TypeError, "n must be a number, not str", lambda t: t.advance("1")),
-    "stage": (TypeError, "name must be a str, not int", lambda t: t.stage(1)),
-    "stage's text": (TypeError, "message must be a str", lambda t: t.stage("x", None)),
-    "message": (TypeError, "text must be a str, not NoneType", lambda t: t.message(None)),
-    "result": (
-        ValueError,
-        "result.. cannot set action, timestamp",
-        lambda t: t.result(timestamp=1, action=2),
-    ),
-    "total": (ValueError, "total must be", lambda t: setattr(t, "total", -1)),
-    "entered": (RuntimeError, "one job", lambda t: t.__enter__()),
-}
-
-
-@pytest.mark.parametrize("what", BAD_CALLS)
-def test_calls_that_make_no_sense_change_nothing(worker: Publisher, ear: Ear, what: str) -> None:
-    error, text, call = BAD_CALLS[what]
-    with worker.track("u1", 10) as tracker:
-        with pytest.raises(error, match=text):
-            call(tracker)
-        assert (tracker.done, tracker.total) == (0, 10)
-    assert brief(ear.messages("upload:u1")) == [(0, "queued"), "completed"]
-
-
 CALLS: dict[str, Any] = {
     "advance": lambda tracker: tracker.advance(),
     "stage": lambda tracker: tracker.stage("x"),

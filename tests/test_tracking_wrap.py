@@ -112,7 +112,8 @@ async def test_of_a_stream_that_is_both_the_form_of_the_block_decides(publisher:
         assert [item async for item in tracker.wrap(both)] == ["by async for"]
 
 
-async def test_what_is_wrapped_is_never_both(publisher: Publisher) -> None:
+async def test_what_blocks_is_iterable_and_what_does_not_is_never(publisher: Publisher) -> None:
+    """HTTP clients look at that."""
     async with publisher.track("u1") as tracker:
         files: list[Any] = [UploadFile(io.BytesIO()), stream([]), Both()]
         for file in files:
@@ -120,8 +121,36 @@ async def test_what_is_wrapped_is_never_both(publisher: Publisher) -> None:
             assert isinstance(wrapped, AsyncIterable) and not isinstance(wrapped, Iterable)
         files = [Pipe(b""), [1], io.BytesIO()]
         for file in files:
-            wrapped = tracker.wrap(file)
-            assert isinstance(wrapped, Iterable) and not isinstance(wrapped, AsyncIterable)
+            assert isinstance(tracker.wrap(file), Iterable)
+
+
+async def test_lists_and_files_by_async_for(publisher: Publisher) -> None:
+    async with publisher.track("u1") as tracker:
+        seen = [(row, tracker.done) async for row in tracker.wrap(["a", "b"])]
+        assert (seen, tracker.done) == ([("a", 0), ("b", 1)], 2)
+        assert [part async for part in tracker.wrap(Pipe(b"abc"))] == [b"abc"]
+        numbers = tracker.wrap(range(4))
+        assert (next(numbers), await anext(numbers)) == (0, 1)
+        assert ([n async for n in numbers], list(numbers)) == ([2, 3], [])
+        assert tracker.done == 9
+
+
+def by_for(items: Any) -> None:
+    for _ in items:
+        raise AssertionError("there are none")
+
+
+@pytest.mark.parametrize("form", [by_for, list, b"".join])
+def test_what_cannot_block_says_how_it_is_iterated(publisher: Publisher, form: Any) -> None:
+    """As in an endpoint that is a plain ``def``."""
+    with publisher.track("u1") as tracker:
+        file: Any = UploadFile(io.BytesIO(b"abc"))
+        with pytest.raises(TypeError, match=r"^UploadFile is .* 'async for', or wrap its .file$"):
+            form(tracker.wrap(file))
+        with pytest.raises(TypeError, match=r"^async_generator is .*: use 'async for'$"):
+            form(tracker.wrap(stream([b"a"])))
+        assert list(tracker.wrap(file.file, chunk_size=2)) == [b"ab", b"c"]
+        assert (type(tracker.done), tracker.done) == (int, 3)
 
 
 def test_a_loop_that_is_left_counts_what_it_has_dealt_with(publisher: Publisher) -> None:
@@ -160,7 +189,7 @@ async def test_errors_of_a_stream_are_the_block_s(publisher: Publisher) -> None:
     [
         ({"stream": 7}, TypeError, "iterated, or has read.., not int"),
         ({"stream": None}, TypeError, "not NoneType"),
-        ({"stream": [1], "chunk_size": 10}, TypeError, "not list"),
+        ({"stream": [1], "chunk_size": 10}, TypeError, "for what has read.., not list: l"),
         ({"stream": io.BytesIO(), "chunk_size": 0}, ValueError, "chunk_size must be positive"),
         ({"stream": io.BytesIO(), "chunk_size": -1}, ValueError, "chunk_size must be"),
         ({"stream": io.BytesIO(), "chunk_size": "1"}, TypeError, "chunk_size must be a number"),

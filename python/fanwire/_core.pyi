@@ -488,6 +488,10 @@ class UploadProgressPublisher:
         to_message: Callable[[TrackerEvent], Any] | None = None,
         describe: Callable[[BaseException], str] | None = None,
         exit_timeout_seconds: float = 2.0,
+        retrying: type[BaseException]
+        | tuple[type[BaseException], ...]
+        | Callable[[BaseException], object]
+        | None = None,
     ) -> Tracker:
         """Return a context manager that tells an upload's watchers how a job gets on.
 
@@ -501,14 +505,18 @@ class UploadProgressPublisher:
             stage: the name of the first stage.
             version: that of the first message; each has one more than the one before. So messages
                 of an attempt that was given up are stale as soon as the next attempt, with higher
-                ones, has begun. Needs a history.
+                ones, has begun. From 0 to 2**53 - 1. Needs a history.
             to_message: makes the message of a ``fanwire.TrackerEvent``; None publishes nothing.
                 Default: ``upload_progress``, and ``upload_completed`` or ``upload_failed``.
             describe: says of an exception what the watchers may read, of which 2,000 characters
                 are sent; ``str`` shows all that it says. Default: the name of its class, which
                 gives nothing away, or "cancelled" or "interrupted".
             exit_timeout_seconds: how long leaving the block waits for the broker to take the last
-                message. It is sent later where that is not enough.
+                message. It is sent later where that is not enough. Blocking jobs of a broker that
+                is away share this time, until it has taken anything.
+            retrying: of which exceptions the job is tried again: their types, or a callable that is
+                given the exception and says so. Nothing final is published of these, but progress:
+                the stage "queued", and that the job will be tried again.
 
         Raises:
             TypeError, ValueError: an argument makes no sense.

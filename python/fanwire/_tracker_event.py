@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 from fanwire import _arguments
 
-__all__ = ["TrackerEvent", "error_text", "upload_message"]
+__all__ = ["Kind", "TrackerEvent", "error_text", "upload_message"]
 
 logger = logging.getLogger("fanwire")
 
 # Of a text that `describe` returns; whole tracebacks and documents are not for a progress bar.
 _LONGEST_TEXT = 2_000
+
+Kind = Literal["progress", "completed", "failed", "retrying"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class TrackerEvent:
     """Where a tracked job stands, for a ``to_message`` of one's own.
 
     Args:
-        kind: "progress", or one of the two that come last: "completed" and "failed".
+        kind: "progress", or one of those that come last: "completed", "failed", and "retrying"
+            of a job that failed and is tried again, as ``retrying=`` says.
         upload_id: the upload.
         user_id: what ``track`` was given.
         done: how much has been advanced.
@@ -32,12 +35,12 @@ class TrackerEvent:
         stage: the name of the stage.
         message: its text; "" where there is none.
         result: what ``Tracker.result`` was given.
-        exception: what ended the job; None unless it failed.
-        error_message: what is to be said of that; None unless it failed.
+        exception: what ended the job; None unless it failed, for good or not.
+        error_message: what is to be said of that; None unless it failed, for good or not.
         timestamp: now, in UTC.
     """
 
-    kind: Literal["progress", "completed", "failed"]
+    kind: Kind
     upload_id: str
     user_id: str | None
     done: float
@@ -55,7 +58,8 @@ def upload_message(event: TrackerEvent) -> dict[str, Any]:
     """Return the message of an upload app: ``upload_progress``, ``_completed`` or ``_failed``.
 
     Args:
-        event: what it is about. Where its percent is not known the message says 0.
+        event: what it is about. Where its percent is not known the message says 0. Of "retrying" it
+            is progress: the stage "queued", and that the job will be tried again.
     """
     if event.kind == "completed":
         message = {"action": "upload_completed", "upload_id": event.upload_id}
@@ -68,12 +72,15 @@ def upload_message(event: TrackerEvent) -> dict[str, Any]:
             "error_message": event.error_message,
             "timestamp": event.timestamp,
         }
+    stage, text = event.stage, event.message
+    if event.kind == "retrying":
+        stage, text = "queued", "will be tried again"
     payload = {
         "upload_id": event.upload_id,
         "status": "processing",
-        "stage": event.stage,
+        "stage": stage,
         "progress_percent": event.percent or 0,
-        "message": event.message,
+        "message": text,
         "error_message": None,
         "description_audit_score": None,
     }

@@ -2,15 +2,16 @@
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar
 
-__all__ = ["AsyncReader", "Reader", "size_of", "wrap"]
+__all__ = ["AsyncReader", "Reader", "Wrapped", "size_of", "wrap"]
 
 _Advance = Callable[[Any], None]
 _Size = Callable[[Any], Any]
 
 _CHUNK_SIZE = 65_536
 
+_T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
 
@@ -31,24 +32,27 @@ class AsyncReader(Protocol[_T_co]):
 def wrap(
     stream: Any, advance: _Advance, size: _Size, chunk_size: int | None, *, prefer_async: bool
 ) -> Any:
-    """Return an iterator, or an asynchronous one: whichever fits the stream.
+    """Return what is iterated by ``for`` or ``async for``, or only by the latter.
 
-    It is never both, because others look at what it is, such as HTTP clients that send it.
+    What is asynchronous is not iterable: HTTP clients would take it for a body that blocks.
     """
+    given = chunk_size is not None
     if chunk_size is None:
         is_async, is_sync = hasattr(stream, "__aiter__"), hasattr(stream, "__iter__")
         if is_async and (prefer_async or not is_sync):
-            return _AsyncWrapped(aiter(stream), advance, size)
+            return _AsyncWrapped(stream, aiter(stream), advance, size)
         if is_sync:
-            return _wrapped(iter(stream), advance, size)
+            return Wrapped(_advancing(iter(stream), advance, size))
         chunk_size = _CHUNK_SIZE
     read = getattr(stream, "read", None)
     if not callable(read):
         kind = type(stream).__name__
+        if given:
+            raise TypeError(f"chunk_size is for what has read(), not {kind}: leave it out")
         raise TypeError(f"wrap() takes what can be iterated, or has read(), not {kind}")
     if inspect.iscoroutinefunction(read):
-        return _AsyncWrapped(_AsyncChunks(read, chunk_size), advance, size)
-    return _wrapped(_chunks(read, chunk_size), advance, size)
+        return _AsyncWrapped(stream, _AsyncChunks(read, chunk_size), advance, size)
+    return Wrapped(_advancing(_chunks(read, chunk_size), advance, size))
 
 
 def size_of(chunk: Any) -> int:
@@ -60,7 +64,35 @@ def size_of(chunk: Any) -> int:
     return 1
 
 
-def _wrapped(chunks: Iterator[Any], advance: _Advance, size: _Size) -> Iterator[Any]:
+class Wrapped(Generic[_T]):
+    """What ``Tracker.wrap`` returns of what is iterated by ``for``: an iterator, whose items
+    ``async for`` has too. That waits for nothing; what blocks, blocks the event loop."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Iterator[_T]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[_T]:
+        """Return an iterator over what is left."""
+        return self._items
+
+    def __next__(self) -> _T:
+        """Return the next item."""
+        return next(self._items)
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> _T:
+        """Return the next item."""
+        for item in self._items:
+            return item
+        raise StopAsyncIteration
+
+
+def _advancing(chunks: Iterator[Any], advance: _Advance, size: _Size) -> Iterator[Any]:
     for chunk in chunks:
         yield chunk
         advance(size(chunk))  # it has been dealt with, for the next one is asked for
@@ -72,12 +104,15 @@ def _chunks(read: Callable[[int], Any], chunk_size: int) -> Iterator[Any]:
 
 
 class _AsyncWrapped:
-    """As :func:`_wrapped`. A class: an asynchronous generator that is left early has to be closed
+    """As :func:`_advancing`. A class: an asynchronous generator that is left early has to be closed
     by its event loop."""
 
-    __slots__ = ("_advance", "_chunks", "_last", "_size")
+    __slots__ = ("_advance", "_chunks", "_last", "_size", "_stream")
 
-    def __init__(self, chunks: AsyncIterator[Any], advance: _Advance, size: _Size) -> None:
+    def __init__(
+        self, stream: Any, chunks: AsyncIterator[Any], advance: _Advance, size: _Size
+    ) -> None:
+        self._stream = stream
         self._chunks = chunks
         self._advance = advance
         self._size = size
@@ -85,6 +120,12 @@ class _AsyncWrapped:
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
+
+    def __getitem__(self, _: object) -> NoReturn:
+        # What `for` tries where there is no __iter__, which must not be there.
+        kind = type(self._stream).__name__
+        hint = ", or wrap its .file" if hasattr(self._stream, "file") else ""
+        raise TypeError(f"{kind} is asynchronous: use 'async for'{hint}")
 
     async def __anext__(self) -> Any:
         if self._last is not None:

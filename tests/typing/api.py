@@ -95,7 +95,7 @@ async def publisher_(publisher: UploadProgressPublisher) -> None:
 
 
 def own_message(event: TrackerEvent) -> Progress | None:
-    assert_type(event.kind, Literal["progress", "completed", "failed"])
+    assert_type(event.kind, Literal["progress", "completed", "failed", "retrying"])
     return Progress(percent=event.percent) if event.percent is not None else None
 
 
@@ -108,6 +108,8 @@ async def tracking(publisher: UploadProgressPublisher, file: UploadFile) -> None
             assert_type(chunk, bytes)
         async for line in tracker.wrap(lines()):
             assert_type(line, str)
+        async for number in tracker.wrap([1, 2]):
+            assert_type(number, int)
         tracker.stage("indexing", "nearly there")
         tracker.result(description="a cat", audit_score=7)
 
@@ -121,6 +123,7 @@ def blocking_tracking(publisher: UploadProgressPublisher, rows: list[str]) -> No
         to_message=own_message,
         describe=str,
         exit_timeout_seconds=0.5,
+        retrying=(OSError, ValueError),
     ) as tracker:
         for row in tracker.wrap(rows, size=len):
             assert_type(row, str)
@@ -136,6 +139,8 @@ def blocking_tracking(publisher: UploadProgressPublisher, rows: list[str]) -> No
         assert_type(tracker.upload_id, str)
     assert_type(publisher.flush(), bool)
     assert_type(publisher.flush(timeout_seconds=0.5), bool)
+    publisher.track("u1", retrying=OSError)
+    publisher.track("u1", retrying=lambda error: isinstance(error, OSError))
     publisher.track("u1", to_message=lambda event: upload_message(event) | {"host": "worker-1"})
 
 

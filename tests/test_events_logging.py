@@ -129,6 +129,41 @@ def test_structlog_over_the_standard_library(
     assert theirs == {"event": "theirs 2", "logger": logger.name, "level": "warning"}
 
 
+@pytest.mark.parametrize("rendered", ["a str", "a tuple"])
+def test_a_processor_behind_the_renderer(
+    publisher: fanwire.EventPublisher,
+    tap: Tap,
+    caplog: pytest.LogCaptureFixture,
+    rendered: str,
+) -> None:
+    """The program logs as ever, and is told once what is wrong."""
+    written, formatted = io.StringIO(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter
+    renderer: Any = structlog.processors.JSONRenderer() if rendered == "a str" else formatted
+    structlog.configure(
+        processors=[renderer, events.redis_log_processor, lambda _, __, line: str(line)],
+        logger_factory=structlog.PrintLoggerFactory(file=written),
+    )
+    for n in range(3):
+        structlog.get_logger().info("seen", n=n)
+    publisher.publish_log({"event": "after it"})
+    flushed(publisher)
+    assert [line["event"] for line in tap.logs()] == ["after it"]
+    assert publisher.stats()["unencodable"] == 3
+    assert written.getvalue().count("seen") == 3
+    told = [record.getMessage() for record in caplog.records if record.name == "fanwire"]
+    assert f"redis_log_processor got {rendered} instead" in told[0]
+    assert "before the processor that renders" in told[0]
+    assert len(told) == 2 and "later ones are only counted" in told[1]
+
+
+def test_fanwires_own_lines_behind_the_renderer(
+    publisher: fanwire.EventPublisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    line: Any = "rendered"
+    assert events.redis_log_processor(logging.getLogger("fanwire"), "info", line) is line
+    assert publisher.stats()["unencodable"] == 0 and not caplog.records
+
+
 def test_records_of_the_standard_library(
     publisher: fanwire.EventPublisher, tap: Tap, logger: logging.Logger
 ) -> None:

@@ -5,6 +5,7 @@ Call :func:`init_publisher` once, before or after a fork. Then structlog's lines
 everything else through ``get_publisher()``.
 """
 
+import itertools
 import logging
 from collections.abc import MutableMapping
 from datetime import datetime
@@ -14,7 +15,9 @@ from fanwire._core import EventPublisher
 
 __all__ = ["RedisLogHandler", "get_publisher", "init_publisher", "redis_log_processor"]
 
+_log = logging.getLogger("fanwire")
 _publisher: EventPublisher | None = None
+_refused = itertools.count()  # so that of two threads at once only one tells
 
 # What every record has, so that what is left was given as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -31,7 +34,8 @@ def init_publisher(redis_url: str, **options: Any) -> EventPublisher:
         redis_url: as for :class:`fanwire.EventPublisher`.
         options: as for :class:`fanwire.EventPublisher`.
     """
-    global _publisher  # noqa: PLW0603
+    global _publisher, _refused  # noqa: PLW0603
+    _refused = itertools.count()
     _publisher = EventPublisher(redis_url, **options)
     return _publisher
 
@@ -49,10 +53,16 @@ def redis_log_processor(
     """Publish a line as a processor of structlog, and return it unchanged.
 
     It belongs behind the processors that add something, and before the one that renders. Without
-    a publisher it does nothing; what fanwire logs itself is not published.
+    a publisher it does nothing; what fanwire logs itself is not published. It never raises: what is
+    no event dict, because it was rendered already, is counted in ``stats()["unencodable"]``, and
+    the first one told to the logger ``fanwire``.
     """
     publisher = _publisher
     if publisher is None:
+        return event_dict
+    if not _is_mapping(event_dict):
+        if not _is_own(getattr(logger, "name", None)):
+            _refuse(publisher, event_dict)
         return event_dict
     record = event_dict.get("_record")
     name = getattr(logger if record is None else record, "name", None)
@@ -127,6 +137,28 @@ class RedisLogHandler(logging.Handler):
         if record.stack_info:
             line["stack"] = record.stack_info
         return line
+
+
+class _Rendered:
+    """Has no JSON form, so a publisher counts it."""
+
+    def __str__(self) -> str:
+        raise TypeError("this line was rendered already")
+
+
+def _refuse(publisher: EventPublisher, line: object) -> None:
+    """Count a line that was rendered already, and tell of the first since `init_publisher`."""
+    if next(_refused) == 0:
+        _log.warning(
+            "fanwire: redis_log_processor got a %s instead of an event dict, and publishes none: "
+            "put it before the processor that renders the line",
+            type(line).__name__,
+        )
+    publisher.publish_log(_Rendered())  # type: ignore[arg-type]
+
+
+def _is_mapping(line: object) -> bool:
+    return isinstance(line, (dict, MutableMapping))  # dict first: the other takes 0.4 us
 
 
 def _is_own(name: object) -> bool:

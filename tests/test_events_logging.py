@@ -62,6 +62,27 @@ def test_before_and_after_initialisation(redis_server: RedisServer) -> None:
     events._publisher = None
 
 
+def test_the_url_comes_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://from-redis-url:1")
+    monkeypatch.setenv("FANWIRE_URL", "")
+    assert events.init_publisher().url == "redis://from-redis-url:1"
+    monkeypatch.setenv("FANWIRE_URL", "redis://from-fanwire-url:2")
+    assert events.init_publisher(namespace="shop").url == "redis://from-fanwire-url:2"
+    assert events.init_publisher(redis_url="redis://given:3").url == "redis://given:3"
+    with pytest.raises(fanwire.ConfigError):
+        events.init_publisher("")
+    assert not caplog.records
+    monkeypatch.delenv("REDIS_URL")
+    monkeypatch.delenv("FANWIRE_URL")
+    assert events.init_publisher().url == "memory://"
+    [told] = caplog.records
+    assert (told.name, told.levelname) == ("fanwire", "WARNING")
+    assert "FANWIRE_URL" in told.getMessage() and "memory://" in told.getMessage()
+    events._publisher = None
+
+
 def test_structlogs_lines(publisher: fanwire.EventPublisher, tap: Tap) -> None:
     written: list[dict[str, Any]] = []
 

@@ -7,6 +7,7 @@ everything else through ``get_publisher()``.
 
 import itertools
 import logging
+import os
 from collections.abc import MutableMapping
 from datetime import datetime
 from typing import Any
@@ -25,18 +26,22 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 _OF_STRUCTLOG = ("_record", "_from_structlog")
 
 
-def init_publisher(redis_url: str, **options: Any) -> EventPublisher:
+def init_publisher(redis_url: str | None = None, **options: Any) -> EventPublisher:
     """Make the process-wide publisher and return it. One made before is replaced.
 
     What waits in the old one still goes out.
 
     Args:
-        redis_url: as for :class:`fanwire.EventPublisher`.
+        redis_url: as for :class:`fanwire.EventPublisher`. Default: the environment's FANWIRE_URL,
+            then REDIS_URL, then ``memory://``, which nobody hears, with a warning in the log.
         options: as for :class:`fanwire.EventPublisher`.
+
+    Raises:
+        fanwire.ConfigError: the URL or an option makes no sense.
     """
     global _publisher, _refused  # noqa: PLW0603
     _refused = itertools.count()
-    _publisher = EventPublisher(redis_url, **options)
+    _publisher = EventPublisher(_url() if redis_url is None else redis_url, **options)
     return _publisher
 
 
@@ -137,6 +142,16 @@ class RedisLogHandler(logging.Handler):
         if record.stack_info:
             line["stack"] = record.stack_info
         return line
+
+
+def _url() -> str:
+    url = os.environ.get("FANWIRE_URL") or os.environ.get("REDIS_URL")
+    if not url:
+        _log.warning(
+            "fanwire: no broker URL was given and neither FANWIRE_URL nor REDIS_URL is set: using "
+            "memory://, so nobody hears what is published"
+        )
+    return url or "memory://"
 
 
 class _Rendered:

@@ -9,21 +9,16 @@ import itertools
 import logging
 import os
 from collections.abc import MutableMapping
-from datetime import datetime
 from typing import Any
 
 from fanwire._core import EventPublisher
+from fanwire._records import FORMATTERS, line_of
 
 __all__ = ["RedisLogHandler", "get_publisher", "init_publisher", "redis_log_processor"]
 
 _log = logging.getLogger("fanwire")
 _publisher: EventPublisher | None = None
 _refused = itertools.count()  # so that of two threads at once only one tells
-
-# What every record has, so that what is left was given as `extra`.
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-# What structlog puts into a line that came from the standard library.
-_OF_STRUCTLOG = ("_record", "_from_structlog")
 
 
 def init_publisher(redis_url: str | None = None, **options: Any) -> EventPublisher:
@@ -75,7 +70,7 @@ def redis_log_processor(
         return event_dict
     line = event_dict
     if record is not None:
-        line = {key: value for key, value in event_dict.items() if key not in _OF_STRUCTLOG}
+        line = {key: value for key, value in event_dict.items() if key not in FORMATTERS}
     publisher.publish_log(line)
     return event_dict
 
@@ -83,9 +78,10 @@ def redis_log_processor(
 class RedisLogHandler(logging.Handler):
     """Publishes the records of the standard library's ``logging`` as log lines.
 
-    A line has "event" (the message), "level", "logger", "timestamp", what was given as ``extra``,
-    and, where there is one, "exception" with the traceback and "stack". What fanwire logs itself is
-    not published.
+    A line has "event" (the message), "level", "logger", "timestamp" (local time), what was given as
+    ``extra``, and, where there is one, "exception" with the traceback and "stack". An ``extra`` of
+    one of these names comes as "extra_level", say. Of a record that structlog made for its
+    ``ProcessorFormatter`` the line is the event dict. What fanwire logs itself is not published.
 
     Args:
         publisher: where the lines go. Default: that of :func:`get_publisher`, looked up for each.
@@ -125,23 +121,7 @@ class RedisLogHandler(logging.Handler):
 
     def line(self, record: logging.LogRecord) -> dict[str, Any]:
         """Return what is published of a record."""
-        line = {
-            "event": record.getMessage(),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "timestamp": datetime.fromtimestamp(record.created).isoformat(),  # noqa: DTZ006
-        }
-        for key, value in vars(record).items():
-            if key not in _STANDARD:
-                line.setdefault(key, value)
-        if record.exc_info and not record.exc_text:
-            formatter = self.formatter or logging.Formatter()
-            record.exc_text = formatter.formatException(record.exc_info)
-        if record.exc_text:
-            line["exception"] = record.exc_text
-        if record.stack_info:
-            line["stack"] = record.stack_info
-        return line
+        return line_of(record, self.formatter or logging.Formatter())
 
 
 def _url() -> str:

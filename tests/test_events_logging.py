@@ -1,4 +1,4 @@
-"""Log lines of structlog and of the standard library, and none of fanwire's own."""
+"""Log lines of the standard library, and none of fanwire's own."""
 
 import io
 import logging
@@ -6,10 +6,8 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
 
 import pytest
-import structlog
 
 import fanwire
 from fanwire import events
@@ -31,12 +29,6 @@ def tap(redis_server: RedisServer) -> Iterator[Tap]:
     tap = Tap(redis_server)
     yield tap
     tap.close()
-
-
-@pytest.fixture(autouse=True)
-def structlog_as_it_was() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -62,71 +54,25 @@ def test_before_and_after_initialisation(redis_server: RedisServer) -> None:
     events._publisher = None
 
 
-def test_structlogs_lines(publisher: fanwire.EventPublisher, tap: Tap) -> None:
-    written: list[dict[str, Any]] = []
-
-    def keep(_: Any, __: str, line: Any) -> str:
-        written.append(dict(line))
-        return "rendered"
-
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=False),
-            structlog.processors.format_exc_info,
-            events.redis_log_processor,
-            keep,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(file=io.StringIO()),
-    )
-    log = structlog.get_logger().bind(repo="fan")
-    log.info("analysed", path=Tap, n=3)
-    try:
-        int("as intended")
-    except ValueError:
-        log.exception("failed")
-    flushed(publisher)
-    analysed, failed = tap.logs()
-    assert analysed == written[0] | {"path": str(Tap)}
-    assert (analysed["event"], analysed["level"], analysed["repo"]) == ("analysed", "info", "fan")
-    assert failed["exception"].endswith("base 10: 'as intended'")
-
-
-def test_structlog_over_the_standard_library(
-    publisher: fanwire.EventPublisher, tap: Tap, logger: logging.Logger
+def test_the_url_comes_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Lines of both kinds pass the processor where its formatter is used; fanwire's own do not."""
-    shared: list[Any] = [
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        events.redis_log_processor,
-    ]
-    handler = logging.StreamHandler(io.StringIO())
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.processors.JSONRenderer(default=str)]
-        )
-    )
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
-    own = logging.getLogger("fanwire")
-    for each in (logger, own):
-        each.addHandler(handler)
-    try:
-        structlog.stdlib.get_logger(logger.name).info("ours", n=1)
-        logger.warning("theirs %d", 2)
-        own.warning("of fanwire")
-        structlog.stdlib.get_logger("fanwire.pyview").warning("of fanwire")
-    finally:
-        own.removeHandler(handler)
-    flushed(publisher)
-    ours, theirs = tap.logs()
-    assert ours == {"event": "ours", "n": 1, "logger": logger.name, "level": "info"}
-    assert theirs == {"event": "theirs 2", "logger": logger.name, "level": "warning"}
+    monkeypatch.setenv("REDIS_URL", "redis://from-redis-url:1")
+    monkeypatch.setenv("FANWIRE_URL", "")
+    assert events.init_publisher().url == "redis://from-redis-url:1"
+    monkeypatch.setenv("FANWIRE_URL", "redis://from-fanwire-url:2")
+    assert events.init_publisher(namespace="shop").url == "redis://from-fanwire-url:2"
+    assert events.init_publisher(redis_url="redis://given:3").url == "redis://given:3"
+    with pytest.raises(fanwire.ConfigError):
+        events.init_publisher("")
+    assert not caplog.records
+    monkeypatch.delenv("REDIS_URL")
+    monkeypatch.delenv("FANWIRE_URL")
+    assert events.init_publisher().url == "memory://"
+    [told] = caplog.records
+    assert (told.name, told.levelname) == ("fanwire", "WARNING")
+    assert "FANWIRE_URL" in told.getMessage() and "memory://" in told.getMessage()
+    events._publisher = None
 
 
 def test_records_of_the_standard_library(
@@ -135,7 +81,7 @@ def test_records_of_the_standard_library(
     logger.addHandler(events.RedisLogHandler(level="INFO"))
     begun = datetime.now()
     logger.debug("less serious")
-    logger.info("read %s of %d", "all", 3, extra={"user": 7, "level": "not this"})
+    logger.info("read %s of %d", "all", 3, extra={"user": 7})
     try:
         int("as intended")
     except ValueError:
@@ -149,6 +95,36 @@ def test_records_of_the_standard_library(
     assert failed["exception"].startswith("Traceback (most recent call last)")
     assert failed["exception"].endswith("base 10: 'as intended'")
     assert failed["stack"].startswith("Stack (most recent call last)")
+
+
+def test_extras_that_a_line_has_already(logger: logging.Logger) -> None:
+    """They come under another name: nothing that was logged is lost without a word."""
+    handler = events.RedisLogHandler()
+    given = {"event": {"id": 1}, "level": "high", "logger": logger.name, "extra_level": 3}
+    record = logger.makeRecord(logger.name, logging.INFO, "x.py", 1, "read", (), None, extra=given)
+    line = handler.line(record)
+    assert line.pop("timestamp")
+    assert line == {
+        "event": "read",
+        "level": "info",
+        "logger": logger.name,
+        "extra_event": {"id": 1},
+        "extra_level": "high",
+        "extra_extra_level": 3,
+    }
+
+
+def test_extras_called_as_what_comes_of_an_exception(logger: logging.Logger) -> None:
+    given = {"exception": "mine", "stack": "mine"}
+    info = (ValueError, ValueError("theirs"), None)
+    arguments = (logger.name, logging.INFO, "x.py", 1, "failed", ())
+    failed = logger.makeRecord(*arguments, info, extra=given)
+    plain = logger.makeRecord(*arguments, None, extra=given)
+    line = events.RedisLogHandler().line(failed)
+    assert (line["exception"], line["extra_exception"]) == ("ValueError: theirs", "mine")
+    assert line["stack"] == "mine"
+    line = events.RedisLogHandler().line(plain)
+    assert (line["exception"], line["stack"]) == ("mine", "mine")
 
 
 def test_a_handler_with_a_publisher_of_its_own(

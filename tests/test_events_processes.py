@@ -82,6 +82,7 @@ def test_publishing_before_and_after_a_fork(
         ("sys.exit", 3),
         ("exception", 1),
         ("interrupt", -2),
+        ("terminated", 0),
     ],
 )
 def test_an_interpreter_ends_without_close(

@@ -5,34 +5,38 @@ Call :func:`init_publisher` once, before or after a fork. Then structlog's lines
 everything else through ``get_publisher()``.
 """
 
+import itertools
 import logging
+import os
 from collections.abc import MutableMapping
-from datetime import datetime
 from typing import Any
 
 from fanwire._core import EventPublisher
+from fanwire._records import FORMATTERS, line_of
 
 __all__ = ["RedisLogHandler", "get_publisher", "init_publisher", "redis_log_processor"]
 
+_log = logging.getLogger("fanwire")
 _publisher: EventPublisher | None = None
-
-# What every record has, so that what is left was given as `extra`.
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-# What structlog puts into a line that came from the standard library.
-_OF_STRUCTLOG = ("_record", "_from_structlog")
+_refused = itertools.count()  # so that of two threads at once only one tells
 
 
-def init_publisher(redis_url: str, **options: Any) -> EventPublisher:
+def init_publisher(redis_url: str | None = None, **options: Any) -> EventPublisher:
     """Make the process-wide publisher and return it. One made before is replaced.
 
     What waits in the old one still goes out.
 
     Args:
-        redis_url: as for :class:`fanwire.EventPublisher`.
+        redis_url: as for :class:`fanwire.EventPublisher`. Default: the environment's FANWIRE_URL,
+            then REDIS_URL, then ``memory://``, which nobody hears, with a warning in the log.
         options: as for :class:`fanwire.EventPublisher`.
+
+    Raises:
+        fanwire.ConfigError: the URL or an option makes no sense.
     """
-    global _publisher  # noqa: PLW0603
-    _publisher = EventPublisher(redis_url, **options)
+    global _publisher, _refused  # noqa: PLW0603
+    _refused = itertools.count()
+    _publisher = EventPublisher(_url() if redis_url is None else redis_url, **options)
     return _publisher
 
 
@@ -49,10 +53,16 @@ def redis_log_processor(
     """Publish a line as a processor of structlog, and return it unchanged.
 
     It belongs behind the processors that add something, and before the one that renders. Without
-    a publisher it does nothing; what fanwire logs itself is not published.
+    a publisher it does nothing; what fanwire logs itself is not published. It never raises: what is
+    no event dict, because it was rendered already, is counted in ``stats()["unencodable"]``, and
+    the first one told to the logger ``fanwire``.
     """
     publisher = _publisher
     if publisher is None:
+        return event_dict
+    if not _is_mapping(event_dict):
+        if not _is_own(getattr(logger, "name", None)):
+            _refuse(publisher, event_dict)
         return event_dict
     record = event_dict.get("_record")
     name = getattr(logger if record is None else record, "name", None)
@@ -60,7 +70,7 @@ def redis_log_processor(
         return event_dict
     line = event_dict
     if record is not None:
-        line = {key: value for key, value in event_dict.items() if key not in _OF_STRUCTLOG}
+        line = {key: value for key, value in event_dict.items() if key not in FORMATTERS}
     publisher.publish_log(line)
     return event_dict
 
@@ -68,9 +78,10 @@ def redis_log_processor(
 class RedisLogHandler(logging.Handler):
     """Publishes the records of the standard library's ``logging`` as log lines.
 
-    A line has "event" (the message), "level", "logger", "timestamp", what was given as ``extra``,
-    and, where there is one, "exception" with the traceback and "stack". What fanwire logs itself is
-    not published.
+    A line has "event" (the message), "level", "logger", "timestamp" (local time), what was given as
+    ``extra``, and, where there is one, "exception" with the traceback and "stack". An ``extra`` of
+    one of these names comes as "extra_level", say. Of a record that structlog made for its
+    ``ProcessorFormatter`` the line is the event dict. What fanwire logs itself is not published.
 
     Args:
         publisher: where the lines go. Default: that of :func:`get_publisher`, looked up for each.
@@ -110,23 +121,39 @@ class RedisLogHandler(logging.Handler):
 
     def line(self, record: logging.LogRecord) -> dict[str, Any]:
         """Return what is published of a record."""
-        line = {
-            "event": record.getMessage(),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "timestamp": datetime.fromtimestamp(record.created).isoformat(),  # noqa: DTZ006
-        }
-        for key, value in vars(record).items():
-            if key not in _STANDARD:
-                line.setdefault(key, value)
-        if record.exc_info and not record.exc_text:
-            formatter = self.formatter or logging.Formatter()
-            record.exc_text = formatter.formatException(record.exc_info)
-        if record.exc_text:
-            line["exception"] = record.exc_text
-        if record.stack_info:
-            line["stack"] = record.stack_info
-        return line
+        return line_of(record, self.formatter or logging.Formatter())
+
+
+def _url() -> str:
+    url = os.environ.get("FANWIRE_URL") or os.environ.get("REDIS_URL")
+    if not url:
+        _log.warning(
+            "fanwire: no broker URL was given and neither FANWIRE_URL nor REDIS_URL is set: using "
+            "memory://, so nobody hears what is published"
+        )
+    return url or "memory://"
+
+
+class _Rendered:
+    """Has no JSON form, so a publisher counts it."""
+
+    def __str__(self) -> str:
+        raise TypeError("this line was rendered already")
+
+
+def _refuse(publisher: EventPublisher, line: object) -> None:
+    """Count a line that was rendered already, and tell of the first since `init_publisher`."""
+    if next(_refused) == 0:
+        _log.warning(
+            "fanwire: redis_log_processor got a %s instead of an event dict, and publishes none: "
+            "put it before the processor that renders the line",
+            type(line).__name__,
+        )
+    publisher.publish_log(_Rendered())  # type: ignore[arg-type]
+
+
+def _is_mapping(line: object) -> bool:
+    return isinstance(line, (dict, MutableMapping))  # dict first: the other takes 0.4 us
 
 
 def _is_own(name: object) -> bool:

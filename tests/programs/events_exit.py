@@ -49,6 +49,8 @@ def main(url: str, how: str) -> None:
         assert publisher.flush(20)
     progress = UploadProgressPublisher(url)
     asyncio.run(progress.publish_progress("u", {"n": 1}))
+    if how == "terminated":  # as README.md has it
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     print("started", flush=True)
     sys.stdin.readline()
     if how == "daemon thread":
@@ -64,6 +66,9 @@ def main(url: str, how: str) -> None:
         raise LookupError("as intended")
     if how == "interrupt":
         os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait()
+    if how == "terminated":
+        os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait()
 
 

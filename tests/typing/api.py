@@ -164,6 +164,7 @@ def events_(publisher: EventPublisher, line: dict[str, object]) -> None:
     with Daemon("redis://localhost", namespace="worm", max_pending_messages=10) as daemon:
         assert_type(daemon, Daemon)
     assert_type(events.init_publisher("redis://localhost", namespace="worm"), EventPublisher)
+    assert_type(events.init_publisher(), EventPublisher)
     assert_type(events.get_publisher(), EventPublisher | None)
     structlog.configure(
         processors=[events.redis_log_processor, structlog.processors.JSONRenderer()]

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -279,19 +280,19 @@ class PostgresServer:
         """All its processes stand still: connections stay open and nobody answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)  # first: no new child comes after that
-        for pid in self._children():
-            os.kill(pid, signal.SIGSTOP)
+        self._signal_children(signal.SIGSTOP)
 
     def resume(self) -> None:
         assert self._process is not None
-        for pid in self._children():
-            os.kill(pid, signal.SIGCONT)
+        self._signal_children(signal.SIGCONT)
         self._process.send_signal(signal.SIGCONT)
 
-    def _children(self) -> list[int]:
+    def _signal_children(self, number: signal.Signals) -> None:
         assert self._process is not None
         pid = self._process.pid
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with suppress(ProcessLookupError):  # a client has left just now
+                os.kill(int(child), number)
 
     @property
     def log(self) -> str:

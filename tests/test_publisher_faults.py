@@ -108,7 +108,7 @@ MALFORMED = [
     "redis://app:hunter2@[::1",
     "redis://localhost/not-a-number",
     "memory://somewhere",
-    "postgresql://app:hunter2@localhost/db",
+    "postgresql+asyncpg://app:hunter2@localhost/db",
     "app:hunter2@localhost",
 ]
 

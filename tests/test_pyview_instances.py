@@ -119,6 +119,10 @@ async def test_sessions_go_on_after_the_broker_was_restarted(
         assert other.rendered.count == 1
         own_server.start()
         await until(lambda: has_subscribers(own_server, 2), "both are subscribed again")
+        await until(
+            lambda: all(server.state()["stats"]["reconnects"] == 1 for server in (first, second)),
+            "both know that they are",
+        )
         while other.rendered.count == 1:  # the way from one to the broker opens by itself, too
             await one.click()
             await asyncio.sleep(0.005)

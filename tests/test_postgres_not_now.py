@@ -75,8 +75,8 @@ async def test_publishing_through_such_a_pool_works(
         for worker in workers:
             await worker.publish_progress(watcher.upload_id, {"action": "note", "n": n})
     # Who watches before the listener is up may be told first to begin anew, on every broker.
-    notes = lambda: [text for text in watcher.connection.texts if '"note"' in text]  # noqa: E731
-    await until(lambda: len(notes()) == 50, "all of them")
+    texts = watcher.connection.texts
+    await until(lambda: sum('"note"' in text for text in texts) == 50, "all of them")
 
 
 # Privileges

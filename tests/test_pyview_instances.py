@@ -49,6 +49,12 @@ def has_subscribers(server: AnyServer, count: int) -> bool:
     return server.client.pubsub_numsub(CHANNEL) == [(CHANNEL.encode(), count)]
 
 
+def is_back(server: PyViewServer) -> bool:
+    """Whether an instance listens again, with everything it wants."""
+    stats = server.state()["stats"]
+    return bool(stats["listening"]) and stats["reconnects"] > 0
+
+
 async def until_nobody_is_left(servers: list[PyViewServer]) -> None:
     def left() -> list[tuple[int, ...]]:
         states = [server.state() for server in servers]
@@ -118,6 +124,10 @@ async def test_sessions_go_on_after_the_broker_was_restarted(
         await one.click()  # it goes nowhere; but the session is answered
         assert other.rendered.count == 1
         own_server.start()
+        both = [first, second]
+        await until(
+            lambda: all(is_back(server) for server in both), "both have noticed, and are back"
+        )
         await until(lambda: has_subscribers(own_server, 2), "both are subscribed again")
         await until(
             lambda: all(server.state()["stats"]["reconnects"] == 1 for server in (first, second)),

@@ -10,7 +10,7 @@ import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fanwire import _core, _coroutines
+from fanwire import _core, _coroutines, _track
 from fanwire._core import (
     ClientMessage,
     ConnectionManager,
@@ -30,6 +30,8 @@ from fanwire.coalesce import CoalesceRule
 from fanwire.errors import BrokerError, BrokerTimeoutError, ConfigError, Error, PublishError
 from fanwire.recovery import History, Outbox, Receipt
 from fanwire.types import Connection, PubSubProvider, TopicHandler
+
+setattr(UploadProgressPublisher, "track", _track.track)  # noqa: B010, the stub has it
 
 if TYPE_CHECKING:
     from fanwire import events as events

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
 use super::event_publisher::Busy;
-use super::logging;
+use super::{leaving, logging};
 use crate::events::Ending;
 use crate::runtime;
 
@@ -38,6 +38,7 @@ pub fn register_in_process(py: Python<'_>) -> PyResult<()> {
 #[pyo3(name = "_flush_at_exit")]
 fn at_exit(py: Python<'_>) {
     static SPENT_MILLIS: AtomicU64 = AtomicU64::new(0);
+    leaving::end(py);
     let begun = Instant::now();
     let spent = Duration::from_millis(SPENT_MILLIS.load(Ordering::Relaxed));
     for mut publisher in Ending::all() {

@@ -12,6 +12,7 @@ use pyo3::types::{
     PyTuple, PyType,
 };
 
+use super::leaving;
 use super::path::shown;
 use super::scalars::{self, Class, class};
 use crate::message;
@@ -199,6 +200,7 @@ fn encode(value: &Bound<'_, PyAny>, out: &mut Out, depth: usize) -> Encoded {
 /// Everything that is not one of JSON's own types.
 fn encode_other(value: &Bound<'_, PyAny>, out: &mut Out, depth: usize) -> Encoded {
     let py = value.py();
+    let _inside = leaving::enter()?;
     let kind = value.get_type();
     if value.is_instance_of::<PyType>() {
         return Err(type_error(format!(

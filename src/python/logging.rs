@@ -4,11 +4,13 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
+use super::leaving;
 use crate::journal::{Journal, Level};
 
 /// Logs one line. What a handler of the application raises goes to `sys.unraisablehook`.
 pub fn log(py: Python<'_>, level: Level, text: &str) {
     static LOG: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let Ok(_inside) = leaving::enter() else { return }; // the interpreter ends
     let logged = LOG
         .get_or_try_init(py, || -> PyResult<_> {
             let logger = py.import("logging")?.call_method1("getLogger", ("fanwire",))?;
@@ -22,6 +24,7 @@ pub fn log(py: Python<'_>, level: Level, text: &str) {
 
 /// Logs an error with the traceback of what raised it.
 pub fn log_raised(py: Python<'_>, text: &str, error: &PyErr) {
+    let Ok(_inside) = leaving::enter() else { return };
     let logged = || -> PyResult<()> {
         let options = PyDict::new(py);
         // `value` alone would have no traceback.

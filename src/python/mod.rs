@@ -14,6 +14,7 @@ mod errors;
 mod event_json;
 mod event_publisher;
 mod ffi;
+mod leaving;
 mod logging;
 mod manager;
 mod memory_pubsub;
@@ -99,4 +100,5 @@ fn after_fork_in_parent() {
 #[pyfunction]
 fn after_fork_in_child() {
     runtime::after_fork_in_child();
+    leaving::begin_anew();
 }

@@ -10,6 +10,7 @@ use pyo3::types::{
     PyBool, PyDate, PyDateTime, PyDelta, PyDict, PyFloat, PyInt, PyList, PyString, PyTime, PyTuple,
 };
 
+use super::leaving;
 use super::path::shown;
 use super::scalars::{Class, class};
 
@@ -160,6 +161,7 @@ fn encode_other(value: &Bound<'_, PyAny>, out: &mut Out, depth: usize) -> Encode
     if let Ok(dict) = value.cast::<PyDict>() {
         return encode_dict(dict, out, depth);
     }
+    let _inside = leaving::enter().map_err(Failure::from)?;
     // Of the class itself, as orjson looks: what inherits from a dataclass and is none is no dataclass.
     let attributes = value.get_type().getattr(intern!(py, "__dict__"))?;
     if attributes.contains(intern!(py, "__dataclass_fields__"))? {

@@ -6,8 +6,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyString, PyTuple, PyType};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::answer::Answer;
 use super::broker::{Broker, BrokerOptions, Takes, publish};
@@ -350,40 +349,6 @@ impl UploadProgressPublisher {
         let whole = waiting::wait(py, limit, |time| flush.wait(time))?;
         logging::drain(py, &client.journal);
         Ok(whole == Some(true))
-    }
-
-    /// A context manager that tells an upload's watchers how a job gets on.
-    ///
-    /// Args:
-    ///     upload_id: any str.
-    ///     total: how much there is to do, in any unit; None or 0 where that is not known.
-    ///     user_id: publish all messages to this user as well.
-    ///     min_interval: seconds between two messages, but for the first one, a new stage's and the
-    ///         last one.
-    ///     stage: the name of the first stage.
-    ///     version: that of the first message; each has one more than the one before. Needs a history.
-    ///     to_message: makes the message of a `fanwire.TrackerEvent`; None publishes nothing. Default:
-    ///         `upload_progress`, and `upload_completed` or `upload_failed`.
-    ///     describe: says of an exception what the watchers may read. Default: the name of its class.
-    ///     exit_timeout_seconds: how long leaving the block waits for the broker to take the last
-    ///         message.
-    ///
-    /// Raises:
-    ///     TypeError, ValueError: an argument makes no sense.
-    #[pyo3(
-        signature = (*args, **options),
-        text_signature = "($self, upload_id, total=None, *, user_id=None, min_interval=0.1, \
-            stage='queued', version=None, to_message=None, describe=None, exit_timeout_seconds=2.0)"
-    )]
-    fn track<'py>(
-        slf: &Bound<'py, Self>,
-        args: &Bound<'py, PyTuple>,
-        options: Option<&Bound<'py, PyDict>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        static TRACKER: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-        let py = slf.py();
-        let args: Vec<_> = std::iter::once(slf.as_any().clone()).chain(args).collect();
-        TRACKER.import(py, "fanwire.tracking", "Tracker")?.call(PyTuple::new(py, args)?, options)
     }
 
     /// Subscribes a session to a topic, as `RedisPubSub.subscribe_topic` does, over the connection that

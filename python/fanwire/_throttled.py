@@ -82,6 +82,9 @@ class Throttled:
         if loop is None:
             return
         if get_ident() == self._thread:
+            if running_loop() is not loop:  # this one has ended, or stands still
+                self._loop = None
+                return
             delay = max(self._next - self._clock(), _LEAST_DELAY)
             self._timer = loop.call_later(delay, self._due)
             return

@@ -12,7 +12,9 @@ const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 /// How long something is to be waited for.
 pub fn limit(timeout_seconds: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(timeout_seconds).map_err(|_| {
-        let text = format!("timeout_seconds must not be negative: {timeout_seconds}");
+        let text = format!(
+            "timeout_seconds must be a finite number that is not negative, not {timeout_seconds:e}"
+        );
         PyValueError::new_err(text)
     })
 }
@@ -37,7 +39,9 @@ pub fn wait<T: Send>(
 /// Raises RuntimeError where waiting would have an event loop stand still.
 pub fn refuse_in_loop(py: Python<'_>, instead: &str) -> PyResult<()> {
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    if GET.import(py, "asyncio", "_get_running_loop")?.call0()?.is_none() {
+    // What cannot be imported, as when the interpreter ends, does not run either.
+    let Ok(get) = GET.import(py, "asyncio", "_get_running_loop") else { return Ok(()) };
+    if get.call0()?.is_none() {
         return Ok(());
     }
     let text = format!("this would block the event loop that runs here: {instead}");

@@ -5,11 +5,14 @@ import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from dramatiq import Message
+from dramatiq.brokers.redis import RedisBroker
 
 from tests.deadlines import DEADLINE_SECONDS, until_blocking
 from tests.examples import MORE_AND_MORE, Example, Tap, Watcher, is_over, moved, story
@@ -83,6 +86,41 @@ def test_jobs_of_dramatiq(
     assert late == seen["text-0"][-1]
 
 
+def test_a_job_that_dramatiq_tries_again_is_not_told_as_failed(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    example = Example("dramatiq_worker", tmp_path, own_redis.url)
+    tap = Tap(own_redis, "upload:*")
+    broker = RedisBroker(url=own_redis.url)
+    late, never = tmp_path / "late", tmp_path / "never"
+    with example.running("dramatiq", tracebacks=True):
+        for path in (late, never):
+            arguments: Any = {"args": (path.name, str(path)), "kwargs": {}, "options": {}}
+            broker.enqueue(Message(queue_name="default", actor_name="count_lines", **arguments))
+        tap.until(lambda: "will be tried again" in texts(tap.of("upload:late")), "a failure")
+        late.write_bytes(LINE * 3)
+        for path in (late, never):
+            tap.until(partial(ended, tap, path.name), "the end")
+    tap.close()
+    broker.close()
+    *told, end = tap.of("upload:late")
+    assert {message["action"] for message in told} == {"upload_progress"}
+    assert (end["action"], end["description"]) == ("upload_completed", "3 lines")
+    assert not late.exists()
+    *told, end = tap.of("upload:never")
+    assert {message["action"] for message in told} == {"upload_progress"}
+    assert texts(told).count("will be tried again") == 3
+    assert (end["action"], end["error_message"]) == ("upload_failed", "FileNotFoundError")
+
+
+def ended(tap: Tap, upload_id: str) -> bool:
+    return is_over(tap.of(f"upload:{upload_id}"))
+
+
+def texts(messages: list[Any]) -> list[str]:
+    return [message["payload"]["message"] for message in messages if "payload" in message]
+
+
 def test_jobs_of_celery(own_redis: RedisServer, tmp_path: Path) -> None:
     example = Example("celery_worker", tmp_path, own_redis.url)
     # The last one takes a second: longer than there is between two messages.
@@ -99,7 +137,7 @@ def test_jobs_of_celery(own_redis: RedisServer, tmp_path: Path) -> None:
         done = example.run("python send.py", {"README.md jobs.py missing.txt": " ".join(names)})
         assert (done.returncode, done.stderr) == (0, "")
         tap.until(lambda: len(tap.of("jobs:events")) >= len(files), "an event of each task")
-        tap.until(lambda: len(last_words()) >= len(names), "Celery's last word on each task")
+        tap.until(lambda: len(last_words()) > len(names), "Celery's last word on each attempt")
     tap.close()
 
     # What the terminal has shown.
@@ -122,6 +160,8 @@ def test_jobs_of_celery(own_redis: RedisServer, tmp_path: Path) -> None:
     for upload in uploads:
         messages = tap.of(upload)
         failed = messages[-1]["action"] == "upload_failed"
+        if failed:  # it was tried twice, and is over when it has been
+            assert texts(messages) == ["", "will be tried again", ""]
         end = story(messages, "queued", *([] if failed else ["hashing", "compressing"]))
         ends[end.get("description") or end["error_message"]] += 1
     assert ends == Counter(lines[-1].removeprefix("failed, ") for lines in shown.values())
@@ -130,6 +170,6 @@ def test_jobs_of_celery(own_redis: RedisServer, tmp_path: Path) -> None:
     assert sorted(done_with) == sorted(files)
     assert {event["type"] for event in tap.of("jobs:events")} == {"digested"}
     levels = Counter(line["level"] for line in last_words())
-    assert levels == {"info": len(files), "error": 1}
+    assert levels == {"info": len(files) + 1, "error": 1}  # one of them is tried again
     [failure] = [line for line in last_words() if line["level"] == "error"]
     assert "FileNotFoundError" in failure["exception"]

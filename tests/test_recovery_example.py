@@ -60,9 +60,10 @@ class Example:
             logged = app.stderr.splitlines()
             assert [line for line in logged if not line.startswith("fanwire: ")] == []
 
-    def worker(self) -> Process:
+    def worker(self, *fails_at: str) -> Process:
         program = [sys.executable, str(self._directory / "worker.py")]
-        return Process([*program, "u1", str(WORK_SECONDS)], FANWIRE_URL=self.server.url)
+        command = [*program, "u1", str(WORK_SECONDS), *fails_at]
+        return Process(command, FANWIRE_URL=self.server.url)
 
 
 @pytest.fixture
@@ -136,10 +137,15 @@ class Page:
                 self.shown.append(percent)
             case {"action": "upload_completed", "description": description}:
                 self.result = description
+            case {"action": "upload_failed", "error_message": error}:
+                self.result = f"It has failed: {error}"
 
     async def _ask_how_it_ended(self) -> None:
         answer = await self._instance.request("GET", "/uploads/u1")
-        self.result = answer.json["result"] or self.result
+        ended = answer.json
+        if error := ended["error"]:
+            self.result = f"It has failed: {error}"
+        self.result = ended["result"] or self.result
 
 
 async def test_a_page_that_is_cut_off_goes_on_where_it_was(example: Example) -> None:
@@ -215,3 +221,33 @@ def test_the_page_itself_through_a_restart_of_redis(example: Example) -> None:
         assert len(shown) == 1, "it is told once that the broker has forgotten"
         assert failures == []
         chromium.close()
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs {CHROMIUM} (Debian's package chromium)")
+def test_the_page_says_that_it_has_failed_and_does_so_later_too(example: Example) -> None:
+    words = "It has failed: step 50 makes no sense"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = chromium.new_page()
+        page.set_default_timeout(DEADLINE_MILLISECONDS)
+        page.goto(f"{example.instance.url}/#u1")
+        with example.worker("50"):
+            expect(page.locator("#text")).to_have_text(words, timeout=DEADLINE_MILLISECONDS)
+        assert page.evaluate("[bar.value, over]") == [49, True]
+        example.server.restart()  # which has forgotten it
+        late = chromium.new_page()
+        late.goto(f"{example.instance.url}/#u1")
+        expect(late.locator("#text")).to_have_text(words, timeout=DEADLINE_MILLISECONDS)
+        assert late.evaluate("over") is True
+        chromium.close()
+
+
+async def test_a_job_that_fails_is_seen_to(example: Example) -> None:
+    async with Page(example.instance) as page:
+        with example.worker("50") as worker:
+            await page.until_over()
+            assert (await worker.until_ended(), worker.stderr) == (0, "")
+    async with Page(example.instance) as late:
+        await late.until_over()
+    assert page.result == late.result == "It has failed: step 50 makes no sense"
+    assert_grows(page.shown)

@@ -12,7 +12,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
+from celery.exceptions import Retry
 from celery.signals import after_setup_logger
 
 import fanwire
@@ -33,11 +34,15 @@ def log_to_redis(logger: logging.Logger, **_: Any) -> None:
     logger.addHandler(fanwire.events.RedisLogHandler())
 
 
-@app.task
-def digest(upload_id: str, path: str) -> None:
+@app.task(bind=True, max_retries=1, default_retry_delay=1)
+def digest(self: "Task[[str, str], None]", upload_id: str, path: str) -> None:
     # What the block does not tell is told for it: that it begins, ends, or ends in an exception.
-    with publisher.track(upload_id) as progress:
-        size = Path(path).stat().st_size
+    # One that Celery raises to try the task again is no end.
+    with publisher.track(upload_id, retrying=Retry) as progress:
+        try:
+            size = Path(path).stat().st_size
+        except FileNotFoundError as error:  # it may be on its way
+            raise self.retry(exc=error) from error
         progress.total = 2 * size  # it is read twice
         progress.stage("hashing")
         sha256 = hashlib.sha256()

@@ -12,27 +12,45 @@ from pathlib import Path
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.middleware import CurrentMessage
 
 import fanwire
 
 URL = os.environ.get("FANWIRE_URL", "redis://127.0.0.1:6379")
 
-dramatiq.set_broker(RedisBroker(url=URL))
+broker = RedisBroker(url=URL)
+broker.add_middleware(CurrentMessage())  # for `is_retried`
+dramatiq.set_broker(broker)
 # One for all jobs of a process. A worker only publishes, so it does not call start().
 publisher = fanwire.init_publisher(URL, history=fanwire.History(ttl=3600))
 
 
-@dramatiq.actor(max_retries=0)  # what is no text today is none on the next attempt
+MAX_RETRIES = 3
+
+
+def is_retried(error: BaseException) -> bool:
+    """Whether Dramatiq will run the job again."""
+    if isinstance(error, UnicodeDecodeError):  # what is no text today is none on the next attempt
+        return False
+    message = CurrentMessage.get_current_message()
+    return message is not None and message.options.get("retries", 0) < MAX_RETRIES
+
+
+@dramatiq.actor(max_retries=MAX_RETRIES, min_backoff=500, throws=UnicodeDecodeError)
 def count_lines(upload_id: str, path: str) -> None:
     try:
         asyncio.run(_count_lines(upload_id, Path(path)))  # an event loop for each job
-    finally:
-        Path(path).unlink()
+    except BaseException as error:
+        if not is_retried(error):
+            Path(path).unlink(missing_ok=True)
+        raise
+    Path(path).unlink()
 
 
 async def _count_lines(upload_id: str, path: Path) -> None:
     # What the block does not tell is told for it: that it begins, ends, or ends in an exception.
-    async with publisher.track(upload_id) as progress:
+    # One after which Dramatiq tries the job again is no end.
+    async with publisher.track(upload_id, retrying=is_retried) as progress:
         progress.stage("counting_lines")
         decoder = codecs.getincrementaldecoder("utf-8")()
         lines = 0

@@ -47,7 +47,7 @@ async def watch(websocket: WebSocket, user_id: str) -> None:
 
 @app.get("/uploads/{upload_id}")
 def how_it_ended(upload_id: str) -> dict[str, str | None]:
-    return {"result": end_of(upload_id)}
+    return end_of(upload_id)
 
 
 @app.get("/")

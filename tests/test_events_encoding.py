@@ -198,9 +198,7 @@ def test_as_orjson(wire: tuple[fanwire.EventPublisher, Tap], value: Any) -> None
     check(wire, value)
 
 
-@pytest.mark.parametrize(
-    "value", REFUSED, ids=lambda value: f"{type(value).__name__}-{value!a:.20}"
-)
+@pytest.mark.parametrize("value", REFUSED, ids=lambda value: f"{type(value).__name__}")
 def test_refused_as_by_orjson(wire: tuple[fanwire.EventPublisher, Tap], value: Any) -> None:
     with pytest.raises(TypeError):
         orjson.dumps(value, default=str)

@@ -110,7 +110,9 @@ async def test_a_handler_that_cannot_be_called(backend: Backend) -> None:
 
 
 @every_kind
-@pytest.mark.parametrize("wrong", [None, 5, b"bytes", ["t"], object()], ids=repr)
+@pytest.mark.parametrize(
+    "wrong", [None, 5, b"bytes", ["t"], object()], ids=lambda wrong: type(wrong).__name__
+)
 async def test_names_that_are_no_str(backend: Backend, wrong: Any) -> None:
     instance = await backend.started()
     for made in (

@@ -104,7 +104,11 @@ class Telling(Throttled):
         total = self._total
         if total is None:
             return None
-        return 100 if self._done >= total else int(self._done * 100 / total)
+        if self._done >= total:
+            return 100
+        if isinstance(self._done, int) and isinstance(total, int):
+            return self._done * 100 // total
+        return min(99, int(self._done / total * 100))
 
     def _tell(self) -> bool:
         message = self._to_message(self._event("progress"))
@@ -168,15 +172,17 @@ class Telling(Throttled):
         if message is None:
             return
         patience = Patience(self._publisher, self._exit_timeout if may_wait else 0)
-        sends = self._sends(message)
+        sends, was_empty = self._sends(message), False
         while True:
             sends = [send for send in sends if not send()]
             if (left := patience.left()) <= 0:
                 break
-            if self._publisher.flush(left) and not sends:
+            is_empty = self._publisher.flush(left)
+            if not sends and is_empty:
                 return
-            if not sends:
+            if not sends or (is_empty and was_empty):  # or there will never be room for it
                 break
+            was_empty = is_empty
         if may_wait:
             patience.in_vain()
         if sends:

@@ -195,7 +195,9 @@ class Tracker(Telling):
         """Publish how the job has ended."""
         self._end()
         try:
-            self._send_last(self._last_message(error), may_wait=running_loop() is None)
+            # A generator that was left half-way is closed by anybody, in the middle of anything.
+            may_wait = running_loop() is None and not isinstance(error, GeneratorExit)
+            self._send_last(self._last_message(error), may_wait=may_wait)
         except Exception as trouble:
             if error is None:
                 self._tell_of(trouble)

@@ -91,8 +91,8 @@ stubs: $(VENV)/.installed-dev $(VENV)/.built ## Hold _core.pyi against the built
 	$(BIN)/python -m mypy.stubtest fanwire._core
 
 .PHONY: pytest
-pytest: debian-test $(VENV)/.installed-dev $(VENV)/.built ## The Python tests, against the release build; ARGS="-k name" picks
-	$(BIN)/python -m pytest $(ARGS)
+pytest: debian-test $(VENV)/.installed-dev $(VENV)/.built ## The Python tests, four files at a time, against the release build; ARGS="-k name" picks
+	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
 
 .PHONY: wheel
 wheel: $(VENV)/.installed-dev ## Build dist/*.whl and try it in an empty virtual environment

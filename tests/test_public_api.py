@@ -138,7 +138,7 @@ def test_track_takes_what_its_tracker_takes() -> None:
 
 
 def test_a_tracker_is_documented() -> None:
-    names = [name for name in vars(fanwire.Tracker) if not name.startswith("_")]
+    names = [name for name in dir(fanwire.Tracker) if not name.startswith("_")]
     assert {"advance", "stage", "message", "wrap", "percent"} <= set(names)
     for name in names:
         documentation = inspect.getdoc(getattr(fanwire.Tracker, name))

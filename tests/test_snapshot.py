@@ -186,6 +186,7 @@ async def test_a_connection_that_is_not_registered_is_nobodys(
 ) -> None:
     upload, instance = unique("upload"), await make_instance(broker.url)
     await instance.publish(upload, progress(1))
+    await until(lambda: instance.publisher.stats()["received"], "it came before anybody was there")
     tab, gone = Client("tab"), Client("gone")
     await instance.manager.connect("ada", tab)
     await instance.manager.subscribe_upload("ada", upload, connection=gone)

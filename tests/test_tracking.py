@@ -97,6 +97,7 @@ def test_a_job_that_fails_is_told_without_what_the_exception_says(
     with pytest.raises(type(error)) as caught, worker.track("u1", 10):
         raise error
     assert caught.value is error and error.__context__ is None
+    assert worker.flush(20)  # of a generator that was left half-way nobody waits for it
     progress, failed = ear.messages("upload:u1")
     assert brief([progress]) == [(0, "queued")]
     assert failed.pop("timestamp")

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache, partial
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from fanwire import _arguments
@@ -24,6 +24,7 @@ logger = logging.getLogger("fanwire")
 Retrying = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], object]
 
 _LARGEST_VERSION = 2**53 - 1
+_UNTIL_ROOM_SECONDS = 0.01
 
 
 class Telling(Throttled):
@@ -172,7 +173,7 @@ class Telling(Throttled):
         if message is None:
             return
         patience = Patience(self._publisher, self._exit_timeout if may_wait else 0)
-        sends, was_empty = self._sends(message), False
+        sends = self._sends(message)
         while True:
             sends = [send for send in sends if not send()]
             if (left := patience.left()) <= 0:
@@ -180,9 +181,10 @@ class Telling(Throttled):
             is_empty = self._publisher.flush(left)
             if not sends and is_empty:
                 return
-            if not sends or (is_empty and was_empty):  # or there will never be room for it
+            if not sends:
                 break
-            was_empty = is_empty
+            if is_empty:  # and yet there is no room: others fill it, or it is too small
+                sleep(_UNTIL_ROOM_SECONDS)
         if may_wait:
             patience.in_vain()
         if sends:

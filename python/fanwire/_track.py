@@ -77,3 +77,6 @@ def track(
         exit_timeout_seconds=exit_timeout_seconds,
         retrying=retrying,
     )
+
+
+track.__qualname__ = "UploadProgressPublisher.track"  # for the texts of errors

@@ -33,6 +33,7 @@ pub fn to_bytes(message: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
         })?;
         return Ok(bytes);
     }
+    let _nested = leaving::nest()?;
     let mut out = Out::new(true);
     encode(message, &mut out, 0).map_err(|failure| failure.into_error(message.py()))?;
     Ok(out.bytes)

@@ -6,6 +6,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use super::leaving;
 use super::orjson::{Failure, Out, each_item, encode, encode_dict, step, text, write, write_key};
 use super::scalars::{Class, class};
 use crate::events::shorten::shorten;
@@ -17,6 +18,7 @@ const ELLIPSIS: &str = "…";
 
 /// A log line in at most `limit` bytes, and whether it had to be cut for that.
 pub fn line(value: &Bound<'_, PyAny>, limit: usize) -> PyResult<(Vec<u8>, bool)> {
+    let _nested = leaving::nest()?;
     let mut out = Out::new(limit);
     let cut = match value.cast::<PyDict>() {
         Ok(dict) => members(dict, &mut out, limit),
@@ -35,6 +37,7 @@ pub fn event(
     data: Option<&Bound<'_, PyAny>>,
     limit: usize,
 ) -> PyResult<Vec<u8>> {
+    let _nested = leaving::nest()?;
     let py = kind.py();
     let mut out = Out::new(limit);
     let mut write = || {
@@ -56,6 +59,7 @@ pub fn event(
 
 /// Figures, with the timestamp first. A timestamp among them takes its place.
 pub fn figures(stats: &Bound<'_, PyAny>, limit: usize) -> PyResult<Vec<u8>> {
+    let _nested = leaving::nest()?;
     let py = stats.py();
     let payload = PyDict::new(py);
     payload.set_item(intern!(py, "timestamp"), now(py)?)?;

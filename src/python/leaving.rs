@@ -30,6 +30,9 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 static ENDER: Mutex<Option<ThreadId>> = Mutex::new(None);
 
 thread_local! {
+    /// How often this thread is inside.
+    static HERE: Cell<usize> = const { Cell::new(0) };
+    /// How deep this thread's calls of fanwire are nested.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -38,29 +41,44 @@ pub struct Inside {
     generation: u64,
 }
 
-/// To be held while the application's code is called.
+/// To be held while the application's code is called. An error: the interpreter ends, in another thread.
 pub fn enter() -> PyResult<Inside> {
-    let depth = DEPTH.get();
-    if depth >= DEEPEST {
-        let text = format!("fanwire was called again from what it calls, {DEEPEST} levels deep");
-        return Err(PyRecursionError::new_err(text));
-    }
     INSIDE.fetch_add(1, Ordering::SeqCst);
     if ENDING.load(Ordering::SeqCst) && *ENDER.lock() != Some(std::thread::current().id()) {
         INSIDE.fetch_sub(1, Ordering::SeqCst);
         return Err(PyRuntimeError::new_err("the interpreter ends"));
     }
-    DEPTH.set(depth + 1);
+    HERE.set(HERE.get() + 1);
     Ok(Inside { generation: GENERATION.load(Ordering::SeqCst) })
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        DEPTH.set(DEPTH.get().saturating_sub(1));
         // In the child of a fork the threads of the parent are not.
         if self.generation == GENERATION.load(Ordering::SeqCst) {
+            HERE.set(HERE.get().saturating_sub(1));
             INSIDE.fetch_sub(1, Ordering::SeqCst);
         }
+    }
+}
+
+/// A call of fanwire that may be called again by what it calls.
+pub struct Nested(());
+
+/// To be held for as long as such a call takes.
+pub fn nest() -> PyResult<Nested> {
+    let depth = DEPTH.get();
+    if depth >= DEEPEST {
+        let text = format!("fanwire was called again from what it calls, {DEEPEST} levels deep");
+        return Err(PyRecursionError::new_err(text));
+    }
+    DEPTH.set(depth + 1);
+    Ok(Nested(()))
+}
+
+impl Drop for Nested {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get().saturating_sub(1));
     }
 }
 
@@ -68,7 +86,7 @@ impl Drop for Inside {
 pub fn end(py: Python<'_>) {
     *ENDER.lock() = Some(std::thread::current().id());
     ENDING.store(true, Ordering::SeqCst);
-    let (begun, own) = (Instant::now(), DEPTH.get());
+    let (begun, own) = (Instant::now(), HERE.get());
     py.detach(|| {
         while INSIDE.load(Ordering::SeqCst) > own && begun.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(1));
@@ -79,6 +97,7 @@ pub fn end(py: Python<'_>) {
 /// In the child of a fork nobody else is inside, and nothing ends.
 pub fn begin_anew() {
     INSIDE.store(0, Ordering::SeqCst);
+    HERE.set(0);
     GENERATION.store(runtime::generation(), Ordering::SeqCst);
     ENDING.store(false, Ordering::SeqCst);
 }

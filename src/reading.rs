@@ -147,22 +147,18 @@ impl Reader<'_> {
         let some_answered = answers.iter().any(Result::is_ok);
         let last = asks.last().map(|ask| ask.upload.clone()).unwrap_or_default();
         for ((id, ask), answer) in ids.into_iter().zip(asks).zip(answers) {
-            let past = match answer {
-                Ok(past) => past,
+            let _gate = runtime::gate();
+            match answer {
+                Ok(past) => again |= router.catch_up(id, &ask.upload, past, Some(&self.job.home)),
                 Err(error) if is_lasting(&error) => {
-                    // Who is not let read goes on without, and whoever misses something is told.
+                    again |= router.go_without(id, &ask.upload, Some(&self.job.home));
                     refusal = Some(error);
-                    None
                 }
                 Err(error) => {
-                    let _gate = runtime::gate();
                     router.ask_again(&[id]);
                     (again, trouble) = (true, Some(error));
-                    continue;
                 }
-            };
-            let _gate = runtime::gate();
-            again |= router.catch_up(id, &ask.upload, past, Some(&self.job.home));
+            }
         }
         if let Some(error) = refusal {
             if !some_answered {
@@ -205,7 +201,7 @@ impl Reader<'_> {
         }
         let _gate = runtime::gate();
         if let Some(router) = self.job.uploads.router() {
-            router.compare_all();
+            router.end_lack();
         }
     }
 

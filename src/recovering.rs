@@ -135,6 +135,27 @@ impl Router {
         }
     }
 
+    /// This read was refused, and who waits for it goes on without.
+    pub fn go_without(
+        self: &Arc<Self>,
+        id: TrackId,
+        upload_id: &str,
+        home: Option<&Arc<LoopMailbox>>,
+    ) -> bool {
+        self.inner.lock().recovery.lack(id);
+        self.catch_up(id, upload_id, None, home)
+    }
+
+    /// What was refused can be read.
+    pub fn end_lack(&self) {
+        let due = {
+            let mut inner = self.inner.lock();
+            let lacking = inner.recovery.end_lack();
+            inner.recovery.compare_all() || lacking
+        };
+        self.ring(due);
+    }
+
     /// A read found this; None if the broker keeps nothing of the upload. True if another is due.
     pub fn catch_up(
         self: &Arc<Self>,

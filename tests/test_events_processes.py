@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import RedisFactory
 from tests.deadlines import EXIT_SECONDS
 from tests.events import Outage, Tap
-from tests.interpreters import ROOT, TIMEOUT_SECONDS, command, environment
+from tests.interpreters import ROOT, TIMEOUT_SECONDS, command, environment, run_program
 from tests.redis_server import RedisServer
 
 
@@ -135,3 +135,10 @@ def test_an_interpreter_ends_without_close_and_without_a_broker(
     assert "panicked" not in errors and "atal" not in errors
     # It is not lost without a word.
     assert "the interpreter ends before" in errors
+
+
+@pytest.mark.parametrize("what", ["track", "log", "event", "model"])
+def test_an_interpreter_ends_while_a_daemon_thread_is_in_its_own_code(what: str) -> None:
+    for _ in range(4):  # it depends on the moment
+        done = run_program("exit_in_python", what, "memory://")
+        assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import fanwire
+from tests.deadlines import until
 from tests.redis_server import RedisServer
 
 
@@ -26,5 +27,24 @@ async def test_what_was_refused_is_published_when_it_is_sent_again(
         receipt = await publisher.publish_progress("u", message, receipt=True, **options)
         assert receipt.status == "published"
         assert server.client.hget("fanwire:{u}:meta", "m") == b"2"
+    finally:
+        await publisher.stop()
+
+
+async def test_what_is_refused_of_one_upload_is_no_outage_for_others(
+    make_redis: Callable[..., RedisServer],
+) -> None:
+    rules = "allcommands allkeys resetchannels &upload:open"
+    server = make_redis(password="right", acl_user="app", acl_rules=rules)
+    publisher = fanwire.UploadProgressPublisher(server.url, history=fanwire.History())
+    try:
+        await publisher.publish_progress("open", {"n": 0})
+        for number in range(500):
+            assert publisher.publish_nowait("forbidden", {"n": number})
+        receipt = await publisher.publish_progress("open", {"n": 1}, receipt=True)
+        assert receipt.status == "published"
+        await until(lambda: not publisher.stats()["pending_messages"], "all are answered")
+        assert publisher.stats()["publish_failed"] == 500
+        assert publisher.stats()["outages"] == 0
     finally:
         await publisher.stop()

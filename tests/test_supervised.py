@@ -14,7 +14,7 @@ from tests import histories
 from tests.conftest import RedisFactory, Unique
 from tests.connections import RecordingConnection
 from tests.deadlines import bounded, until
-from tests.histories import Client, InstanceFactory, note, progress
+from tests.histories import RESYNC, Client, InstanceFactory, note, progress
 from tests.pubsub import Recorder
 from tests.redis_server import RedisServer
 
@@ -279,9 +279,11 @@ async def test_commands_of_the_history_revoked_and_granted(
     acl("allcommands")(server)
     later = await instance.watch(upload, user="later")
     await later.saw(1, 2, 3)
+    # Who came meanwhile is told, and has no less than the others.
+    await late.saw(RESYNC, 1, 2, 3)
     await worker.publish(upload, note(3))
     await client.saw(1, 2, 3, 4)
-    await late.saw(4)
+    await late.saw(RESYNC, 1, 2, 3, 4)
     lines = [line for line in caplog.messages if "history" in line]
     assert len(lines) == 2, lines
 

@@ -80,6 +80,10 @@ pub struct Recovery {
     serial: u64,
     /// Lanes that lag somewhere.
     lagging: Vec<LaneId>,
+    /// Lanes that went on without an upload's past, because it was refused.
+    lacking: Vec<(u32, LaneId)>,
+    /// How many these were when those who had left were forgotten.
+    lacked: usize,
 }
 
 impl Recovery {
@@ -303,6 +307,38 @@ impl Recovery {
             track.reading = Reading::No;
             Self::make_due(track, &mut self.due, id.upload);
         }
+    }
+
+    /// Notes who is about to go on without what was to be read, because that was refused.
+    pub fn lack(&mut self, id: TrackId) {
+        // Those who have left meanwhile are forgotten now and then.
+        if self.lacking.len() >= 1024.max(2 * self.lacked) {
+            let tracks = &self.tracks;
+            let is_there = |upload: &u32, lane: &LaneId| {
+                tracks.get(upload).is_some_and(|track| track.place(*lane).is_some())
+            };
+            self.lacking.retain(|(upload, lane)| is_there(upload, lane));
+            self.lacked = self.lacking.len();
+        }
+        if let Some(track) = self.tracks.get(&id.upload).filter(|track| track.serial == id.serial) {
+            let served = track.served().into_iter().map(|lane| (id.upload, lane));
+            self.lacking.extend(served);
+        }
+    }
+
+    /// What was refused can be read: those who went on without it are told, and given it. True if a read
+    /// has become due.
+    pub fn end_lack(&mut self) -> bool {
+        for (upload, lane) in std::mem::take(&mut self.lacking) {
+            if let Some(track) = self.tracks.get_mut(&upload)
+                && track.place(lane).is_some_and(|place| matches!(place.stand, Stand::Here { .. }))
+            {
+                let want = Want { since: None, resync: true };
+                track.insert(lane, true, Stand::Waits { want, asked: false });
+                Self::make_due(track, &mut self.due, upload);
+            }
+        }
+        !self.due.is_empty()
     }
 
     /// What a read found; None if there is no history of the upload. `resync` is the message that tells

@@ -177,6 +177,11 @@ impl Track {
         (here, served)
     }
 
+    /// The lanes for which something was asked.
+    pub(super) fn served(&self) -> Vec<LaneId> {
+        self.lanes().1.into_iter().map(|(lane, _)| lane).collect()
+    }
+
     pub(super) fn catch_up(
         &mut self,
         found: &Found,

@@ -23,7 +23,7 @@ make_instance = histories.make_instance
 
 Change = tuple[str, str, str | None]
 # So that a server which stands still is noticed soon.
-SHORT = {"connect_timeout_seconds": 0.5, "publish_timeout_seconds": 0.5}
+SHORT = {"connect_timeout_seconds": 1.5, "publish_timeout_seconds": 0.5}
 TOPICS = [f"t{number}" for number in range(20)]
 LARGE = fanwire.History(size=5_000)
 

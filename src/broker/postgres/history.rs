@@ -2,18 +2,26 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error as Cause, Row};
 
 use super::batch::Unfit;
-use crate::history::{Ask, Epoch, Past, Position, Settings};
+use crate::config::Limits;
+use crate::history::{Ask, Epoch, Past, Position};
 use crate::message::{Outgoing, Record};
 use crate::post::{Receipt, Status};
 
+/// How long an upload that somebody holds is waited for, at most and at least.
+const PATIENCE: Duration = Duration::from_millis(500);
+const LEAST_PATIENCE: Duration = Duration::from_millis(10);
+/// It waits so long for an upload whose row an application's transaction holds, which may stay open. What
+/// set_config gives is a part of the source, so that it comes first.
 const RECORD: &str = "SELECT status, epoch, \"offset\" \
-    FROM fanwire_record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+    FROM set_config('lock_timeout', $11, true) AS patience(setting), \
+    LATERAL fanwire_record($1, $2, $3, $4, $5 || left(patience.setting, 0), $6, $7, $8, $9, $10)";
 const READ: &str =
     "SELECT ask, epoch, last, milestone, \"offset\", payload FROM fanwire_read($1, $2, $3)";
 
@@ -70,7 +78,10 @@ impl<'a> Records<'a> {
     }
 
     /// Has them recorded and published.
-    pub async fn publish(&self, client: &Client, settings: Settings) -> Result<Vec<Row>, Cause> {
+    pub async fn publish(&self, client: &Client, limits: &Limits) -> Result<Vec<Row>, Cause> {
+        let settings = limits.history.unwrap_or_default();
+        let patience = (limits.publish_timeout / 4).clamp(LEAST_PATIENCE, PATIENCE);
+        let patience = format!("{}ms", patience.as_millis());
         let source = format!("{:016x}", self.source);
         let size = i32::try_from(settings.size).unwrap_or(i32::MAX);
         let ttl = i64::try_from(settings.ttl.as_millis().clamp(1, 1 << 45)).unwrap_or(1 << 45);
@@ -78,7 +89,7 @@ impl<'a> Records<'a> {
         let keys = self.keys.iter().any(Option::is_some).then_some(&self.keys);
         let versions = self.versions.iter().any(Option::is_some).then_some(&self.versions);
         let uploads: Vec<&[u8]> = self.uploads.iter().map(|upload| &upload[..]).collect();
-        let parameters: [(&(dyn ToSql + Sync), Type); 10] = [
+        let parameters: [(&(dyn ToSql + Sync), Type); 11] = [
             (&self.channels, Type::TEXT_ARRAY),
             (&uploads, Type::BYTEA_ARRAY),
             (&self.heads, Type::TEXT_ARRAY),
@@ -89,6 +100,7 @@ impl<'a> Records<'a> {
             (&versions, Type::INT8_ARRAY),
             (&size, Type::INT4),
             (&ttl, Type::INT8),
+            (&patience, Type::TEXT),
         ];
         client.query_typed(RECORD, &parameters).await
     }

@@ -1,6 +1,10 @@
 //! The publishing side.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error as Cause};
 
@@ -14,6 +18,9 @@ use crate::history::{Ask, Past};
 use crate::message::Outgoing;
 use crate::post::Receipt;
 
+/// How long a database that refuses the tables is not asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// A connection that publishes.
 pub struct Link {
     client: Client,
@@ -24,6 +31,10 @@ pub struct Link {
     /// Whether the tables for a history were seen. Where we may not use them, what is to be recorded is
     /// refused.
     history: Option<Result<(), Error>>,
+    /// When that was asked for.
+    asked: Instant,
+    /// Why the last statement had to wait for somebody's lock in vain.
+    locked: Option<Error>,
 }
 
 impl Link {
@@ -31,7 +42,15 @@ impl Link {
     pub async fn connect(dsn: &Dsn, url: &BrokerUrl, limits: &Limits) -> Result<Self, Error> {
         let (client, connection) = connect::open(dsn, url).await?;
         let driver = tokio::spawn(connection);
-        let mut link = Self { client, driver, url: url.clone(), limits: *limits, history: None };
+        let mut link = Self {
+            client,
+            driver,
+            url: url.clone(),
+            limits: *limits,
+            history: None,
+            asked: Instant::now(),
+            locked: None,
+        };
         if limits.history.is_some() {
             link.prepare().await?;
         }
@@ -40,7 +59,7 @@ impl Link {
 
     /// One round trip and one transaction for the batch.
     pub async fn publish(&mut self, batch: &[Outgoing]) -> Result<Vec<Verdict>, Error> {
-        if batch.iter().any(|outgoing| outgoing.record.is_some()) && self.history.is_none() {
+        if batch.iter().any(|outgoing| outgoing.record.is_some()) && self.is_unprepared() {
             let limit = self.limits.publish_timeout;
             let prepared = tokio::time::timeout(limit, self.prepare()).await;
             prepared.unwrap_or_else(|_| Err(self.late()))?;
@@ -51,13 +70,27 @@ impl Link {
             [run] => vec![self.alone(run).await?],
             runs => match self.together(runs).await? {
                 Ok(receipts) => receipts.into_iter().map(Ok).collect(),
-                // Which of them it was that is not allowed, each says by itself.
-                Err(Verdict::Refused(Error::Rejected(_))) => self.one_by_one(runs).await?,
+                // Which of them it was that is not allowed, or has to wait, each says by itself.
+                Err(Verdict::Refused(Error::Rejected(_)) | Verdict::Behind) => {
+                    self.one_by_one(runs).await?
+                }
                 Err(verdict) => vec![Err(verdict); runs.len()],
             },
         };
+        // Uploads that somebody holds: nothing of theirs is sent before what has to wait.
+        let mut held: HashMap<&str, Error> = HashMap::new();
         for (run, outcome) in runs.iter().zip(outcomes) {
             match outcome {
+                Err(Verdict::Behind) => {
+                    for (of_upload, outcome) in self.by_upload(run, batch, &mut held).await? {
+                        for (index, at) in of_upload.at.iter().enumerate() {
+                            verdicts[*at] = Some(match &outcome {
+                                Ok(receipts) => Verdict::Taken(receipts[index]),
+                                Err(verdict) => verdict.clone(),
+                            });
+                        }
+                    }
+                }
                 Ok(receipts) => {
                     for (at, receipt) in run.at.iter().zip(receipts) {
                         verdicts[*at] = Some(Verdict::Taken(receipt));
@@ -87,11 +120,46 @@ impl Link {
                 Some(Err(
                     later @ (Verdict::Again | Verdict::Refused(Error::Unreachable { .. })),
                 )) => Err(later.clone()),
+                _ if run.is_recorded() && outcomes.iter().any(is_behind) => Err(Verdict::Behind),
                 _ => self.alone(run).await?,
             };
             outcomes.push(outcome);
         }
         Ok(outcomes)
+    }
+
+    /// A run of which somebody holds an upload: each upload for itself, so that only that one waits.
+    async fn by_upload<'b>(
+        &mut self,
+        run: &Run<'b>,
+        batch: &'b [Outgoing],
+        held: &mut HashMap<&'b str, Error>,
+    ) -> Result<Vec<(Run<'b>, Result<Vec<Receipt>, Verdict>)>, Error> {
+        let mut outcomes = Vec::new();
+        for (upload, of_upload) in run.by_upload(batch) {
+            let outcome = match held.get(upload) {
+                Some(error) => Err(Verdict::Refused(error.clone())),
+                None => self.alone(&of_upload).await?,
+            };
+            let outcome = match (outcome, self.locked.take()) {
+                (Err(Verdict::Behind), Some(error)) => {
+                    held.insert(upload, error.clone());
+                    Err(Verdict::Refused(error))
+                }
+                (outcome, _) => outcome,
+            };
+            outcomes.push((of_upload, outcome));
+        }
+        Ok(outcomes)
+    }
+
+    /// Whether it is to be asked for the tables.
+    fn is_unprepared(&self) -> bool {
+        match &self.history {
+            None => true,
+            Some(Ok(())) => false,
+            Some(Err(_)) => self.asked.elapsed() >= ASK_AGAIN,
+        }
     }
 
     /// A run in a transaction of its own.
@@ -127,6 +195,10 @@ impl Link {
             self.history = None;
             return Ok(Verdict::Again);
         }
+        if cause.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+            self.locked = Some(errors::of_losing(cause, &self.url));
+            return Ok(Verdict::Behind);
+        }
         match errors::verdict(cause, &self.url) {
             Some(verdict) => Ok(verdict),
             None => Err(self.lost(cause).await),
@@ -144,7 +216,7 @@ impl Link {
         &mut self,
         asks: &[Ask],
     ) -> Result<Vec<Result<Option<Past>, Error>>, Error> {
-        if self.history.is_none() {
+        if self.is_unprepared() {
             self.prepare().await?;
         }
         if let Some(Err(error)) = &self.history {
@@ -169,8 +241,9 @@ impl Link {
         }
     }
 
-    /// A database that does not let us is asked no more; one that cannot now is an error.
+    /// A database that does not let us is asked again after a while; one that cannot now is an error.
     async fn prepare(&mut self) -> Result<(), Error> {
+        self.asked = Instant::now();
         self.history = match schema::prepare(&self.client, &self.url).await {
             Ok(()) => Some(Ok(())),
             Err(Error::Refused { reason, .. }) => Some(Err(Error::Rejected(reason))),
@@ -209,4 +282,8 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.driver.abort();
     }
+}
+
+fn is_behind(outcome: &Result<Vec<Receipt>, Verdict>) -> bool {
+    matches!(outcome, Err(Verdict::Behind))
 }

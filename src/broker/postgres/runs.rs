@@ -111,6 +111,28 @@ impl<'a> Run<'a> {
         Self { at: Vec::with_capacity(most), what }
     }
 
+    /// Its messages as runs of an upload each, in the order of their first messages.
+    pub fn by_upload<'b>(&self, batch: &'b [Outgoing]) -> Vec<(&'b str, Run<'b>)> {
+        let mut runs: Vec<(&'b str, Run<'b>)> = Vec::new();
+        for at in &self.at {
+            let Some(outgoing) = batch.get(*at) else { continue };
+            let upload = outgoing.record.as_ref().map_or("", |record| &*record.upload);
+            let known = runs.iter().position(|(other, _)| *other == upload);
+            let index = known.unwrap_or_else(|| {
+                runs.push((upload, Run::of(outgoing, 1)));
+                runs.len() - 1
+            });
+            // What could be added once can be added again.
+            let _added = runs[index].1.add(*at, outgoing);
+        }
+        runs
+    }
+
+    /// Whether its messages are recorded.
+    pub fn is_recorded(&self) -> bool {
+        matches!(self.what, What::Recorded(_))
+    }
+
     fn takes(&self, outgoing: &Outgoing) -> bool {
         match (&self.what, &outgoing.record) {
             (What::Plain(_), None) => true,
@@ -146,7 +168,7 @@ impl<'a> Run<'a> {
                 Ok(Some(vec![Receipt::default(); self.at.len()]))
             }
             What::Recorded(records) => {
-                let rows = records.publish(client, limits.history.unwrap_or_default()).await?;
+                let rows = records.publish(client, limits).await?;
                 let receipts: Option<Vec<_>> = rows.iter().map(history::taken).collect();
                 Ok(receipts.filter(|receipts| receipts.len() == self.at.len()))
             }

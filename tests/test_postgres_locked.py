@@ -1,0 +1,72 @@
+"""An application's own transaction that has recorded for an upload, and is left open."""
+
+import asyncio
+from typing import Any
+
+import psycopg
+
+import fanwire
+import fanwire.postgres
+from tests import histories
+from tests.conftest import Unique
+from tests.deadlines import bounded, until
+from tests.histories import InstanceFactory, note
+from tests.postgres_server import PostgresServer
+
+make_instance = histories.make_instance
+
+
+async def test_only_its_upload_waits(
+    own_postgres: PostgresServer, make_instance: InstanceFactory, unique: Unique
+) -> None:
+    held, free = unique("held"), unique("free")
+    instance = await make_instance(own_postgres.url)
+    publisher = instance.publisher
+    heard: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def handler(topic: str, message: Any) -> None:
+        await heard.put(message)
+
+    await bounded(publisher.subscribe_topic("s", "t", handler))
+    watchers = [await instance.watch(upload, user=upload) for upload in (held, free)]
+    await instance.publish(held, note(1))
+    await watchers[0].saw(1)
+    with psycopg.connect(own_postgres.url) as application:
+        application.execute("SELECT fanwire_publish_upload(%s, '{}', 256)", [held])
+        for number in range(2, 12):
+            assert publisher.publish_nowait(held, note(number))
+            assert publisher.publish_nowait(free, note(number))
+        await bounded(publisher.broadcast("t", "passes"))
+        assert await bounded(heard.get()) == "passes"
+        await watchers[1].saw(*range(1, 11))
+        before = len(own_postgres.backends())
+        failed = publisher.stats()["outages"]
+        assert failed, "who waits is known to wait"
+        await until(lambda: publisher.stats()["pending_messages"] == 10, "the others are through")
+        assert len(own_postgres.backends()) <= before, "no backend is left behind"
+        application.rollback()
+    await watchers[0].saw(*range(1, 12))
+    await until(lambda: not publisher.stats()["pending_messages"], "all is published")
+    assert publisher.stats()["publish_failed"] == 0
+
+
+async def test_who_may_record_at_last_does(
+    own_postgres: PostgresServer, make_instance: InstanceFactory, unique: Unique
+) -> None:
+    upload = unique("upload")
+    own_postgres.client.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    publisher = fanwire.UploadProgressPublisher(
+        own_postgres.url_of("guest"), history=fanwire.History()
+    )
+    receipt = await bounded(publisher.publish_progress(upload, note(1), receipt=True))
+    assert receipt.status == "failed"
+    fanwire.postgres.migrate(own_postgres.url)
+    tables = "fanwire_schema, fanwire_uploads, fanwire_messages, fanwire_keys"
+    own_postgres.client.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO guest")
+
+    def is_published() -> bool:
+        publisher.publish_nowait(upload, note(2))
+        return bool(publisher.stats()["published"])
+
+    await until(is_published, "what is granted is noticed on the same connection")
+    await publisher.stop()

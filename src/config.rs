@@ -50,7 +50,7 @@ impl BrokerUrl {
     /// `postgres://` and `memory://`.
     pub fn parse(url: &str) -> Result<Self, Error> {
         let shown = mask(url);
-        let Some((scheme, rest)) = url.split_once("://") else {
+        let Some((scheme, rest)) = split_scheme(url) else {
             return Err(Error::Config(format!(
                 "{shown:?} is not a broker URL: it has no scheme such as redis:// or memory://"
             )));
@@ -93,6 +93,12 @@ impl BrokerUrl {
 
     fn postgres(rest: &str, shown: String) -> Result<Self, Error> {
         let dsn = Dsn::parse(rest, &|name| std::env::var(name).ok()).map_err(|why| {
+            // The reason may quote a parameter that is none, but a part of the password.
+            let why = if shown.contains("://***") {
+                "a password is followed by @ and a host; in it, write %3F for ?, %40 for @ and %2F for /"
+            } else {
+                &why
+            };
             Error::Config(format!(
                 "{shown:?} is not a PostgreSQL URL \
                  (postgresql://[user[:password]@][host][:port][/database][?parameters]): {why}"
@@ -110,43 +116,87 @@ impl BrokerUrl {
     }
 }
 
+/// A URL's scheme and what follows it. `://` may stand in a password of what is no URL.
+fn split_scheme(url: &str) -> Option<(&str, &str)> {
+    let fit = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    url.split_once("://").filter(|(scheme, _)| scheme.bytes().all(fit))
+}
+
 /// Replaces what may be secret in a URL by `***`, also in one that does not parse.
 ///
-/// Kept: scheme, user name, host, port, path, and the query's `db` and `protocol`.
+/// Kept: scheme, user name, host, port, path, and the query's parameters that are no secrets.
 pub fn mask(url: &str) -> String {
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), url),
-    };
+    match split_scheme(url) {
+        Some((scheme, rest)) => {
+            let shown = mask_rest(scheme, rest).unwrap_or_else(|| "***".to_owned());
+            format!("{scheme}://{shown}")
+        }
+        None if url.contains('=') => mask_words(url),
+        None => match url.rsplit_once('@') {
+            Some((_, host)) => format!("***@{host}"),
+            None => mask_word_after_colon(url),
+        },
+    }
+}
+
+/// What follows a scheme. None if it is not clear where its secrets end.
+fn mask_rest(scheme: &str, rest: &str) -> Option<String> {
     let (before_query, query) = match rest.split_once('?') {
         Some((before, query)) => (before, Some(query)),
         None => (rest, None),
     };
+    // A `?` inside a password moves the rest of the credentials here.
+    if let Some((password, host)) = query.and_then(|query| query.rsplit_once('@'))
+        && !before_query.is_empty()
+        && !before_query.starts_with('/')
+    {
+        // The `@` may as well be that of a parameter, maybe a secret one.
+        let clear = !password.contains('=') && !host.contains(['?', '&', '=']);
+        return clear.then(|| format!("***@{host}"));
+    }
     // The last `@`: an unescaped one inside a password must not let the tail of it through.
-    let host_part = match before_query.rsplit_once('@') {
-        None if scheme.is_empty() => mask_word_after_colon(before_query),
-        None => before_query.to_owned(),
+    let mut shown = match before_query.rsplit_once('@') {
+        None if has_ports_only(before_query) => before_query.to_owned(),
+        None => return None,
         Some((credentials, host)) => match credentials.split_once(':') {
-            Some((user, _)) if !scheme.is_empty() => format!("{user}:***@{host}"),
+            Some((user, _)) => format!("{user}:***@{host}"),
             // Only Redis has passwords without users.
             None if scheme.starts_with("postgres") => format!("{credentials}@{host}"),
             // A user name without a password is most likely the password.
-            Some(_) | None => format!("***@{host}"),
+            None => format!("***@{host}"),
         },
     };
-    let mut shown = scheme + &host_part;
     if let Some(query) = query {
-        // A `?` inside a password moves the rest of the credentials here.
-        if let Some((_, host)) = query.rsplit_once('@') {
-            return format!(
-                "{}***@{host}",
-                url.split_once("://").map_or(String::new(), |(s, _)| format!("{s}://"))
-            );
-        }
         let masked: Vec<String> = query.split('&').map(mask_parameter).collect();
         shown = format!("{shown}?{}", masked.join("&"));
     }
-    shown
+    Some(shown)
+}
+
+/// Whether what follows a host's colon is a port: a password may stand there whose host was forgotten.
+fn has_ports_only(address: &str) -> bool {
+    let hosts = address.split('/').next().unwrap_or_default();
+    hosts.split(',').all(|host| {
+        let after_brackets = host.strip_prefix('[').and_then(|host| host.split_once(']'));
+        let name = after_brackets.map_or(host, |(_, rest)| rest);
+        let port = name.split_once(':').map_or("", |(_, port)| port);
+        port.is_empty() || port.parse::<u16>().is_ok()
+    })
+}
+
+/// Of what libpq takes besides URLs, the words up to the first that may be secret or hide where it ends.
+fn mask_words(text: &str) -> String {
+    let harmless = |word: &&str| {
+        let plain = !word.contains(['\'', '"', '\\', '@', '?', '&']);
+        plain && word.split_once('=').is_some_and(|(name, _)| dsn::SHOWN.contains(&name))
+    };
+    let words = text.split_whitespace();
+    let mut shown: Vec<&str> = words.clone().take_while(harmless).collect();
+    if let Some(word) = words.clone().nth(shown.len()) {
+        let password = word.starts_with("password=");
+        shown.push(if password { "password=***" } else { "***" });
+    }
+    shown.join(" ")
 }
 
 /// Parameters of a Redis URL that are no secrets.
@@ -158,7 +208,9 @@ fn mask_parameter(pair: &str) -> String {
             format!("{name}={value}")
         }
         Some((name, _)) => format!("{name}=***"),
-        None => pair.to_owned(),
+        // It may be what follows a `&` in a password.
+        None if !pair.is_empty() => "***".to_owned(),
+        None => String::new(),
     }
 }
 
@@ -238,6 +290,27 @@ mod tests {
             ("redis://app:hunter2?x@db", "redis://***@db"),
             ("unix:///run/redis.sock?db=1&pass=hunter2", "unix:///run/redis.sock?db=1&pass=***"),
             ("redis+unix:///r.sock?p%61ss=hunter2", "redis+unix:///r.sock?p%61ss=***"),
+            ("redis://app:hunter2", "redis://***"),
+            ("redis://app:x?hunter2=@db?pass=hunter2", "redis://***"),
+            ("redis://[::1]:7000/3", "redis://[::1]:7000/3"),
+            ("postgresql://u:hunter2", "postgresql://***"),
+            ("postgresql://u:1,hunter2:hunter2/x", "postgresql://***"),
+            ("postgresql://u:x/hunter2", "postgresql://***"),
+            ("postgresql://u:x?hunter2=y@db/app", "postgresql://***"),
+            ("postgresql://u:x@y?hunter2@db/app", "postgresql://***@db/app"),
+            ("postgresql://db/app?password=x@hunter2", "postgresql://***"),
+            ("postgresql://db/app?password=x&hunter2", "postgresql://db/app?password=***&***"),
+            (
+                "postgresql:///app?user=a@b&password=x@hunter2",
+                "postgresql:///app?user=a@b&password=***",
+            ),
+            ("postgresql://a:1,[::1]:2,b/app", "postgresql://a:1,[::1]:2,b/app"),
+            ("host=db user=ada password=hunter2", "host=db user=ada password=***"),
+            ("host=db password='x host=hunter2'", "host=db password=***"),
+            ("host=db password = hunter2 port=1", "host=db ***"),
+            ("password=x://hunter2", "password=***"),
+            ("user='x hunter2' port=1", "***"),
+            ("app:hunter2://x", "app:***"),
             ("app:hunter2@db", "***@db"),
             ("redis:hunter2", "redis:***"),
             ("localhost:6379", "localhost:6379"),
@@ -275,12 +348,16 @@ mod tests {
             "redis://a:hunter2@[::1",
             "amqp://a:hunter2@h",
             "postgresql://a:hunter2@h:x/db",
+            "postgresql://a:x?hunter2=x@h/db",
+            "postgresql://a:x?sslmode=hunter2@h/db",
+            "postgresql://a:hunter2",
+            "host=h password=hunter2",
             "postgresql://a:hunter2@h/db?sslmode=x",
             "postgresql+asyncpg://a:hunter2@h/db",
         ] {
             let error = BrokerUrl::parse(url).unwrap_err();
             assert!(error.is_permanent(), "{url}");
-            if url.contains("hunter2@") {
+            if url != "redis://localhost/hunter2" {
                 assert!(!error.to_string().contains("hunter2"), "{error}");
             }
         }

@@ -38,11 +38,13 @@ class PgBouncer:
     Args:
         mode: when a server connection goes back to the pool.
         pool_size: how many connections to the server it has for one user and database.
+        round_robin: whether it lends them in turn, and not the last one that came back.
     """
 
     server: PostgresServer
     mode: Literal["session", "transaction", "statement"] = "transaction"
     pool_size: int = 20
+    round_robin: bool = False
     port: int = field(default_factory=free_port)
     directory: Path = field(init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
@@ -86,6 +88,7 @@ class PgBouncer:
             f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
             f"auth_type = trust\nauth_file = {users}\n"
             f"pool_mode = {self.mode}\ndefault_pool_size = {self.pool_size}\n"
+            f"server_round_robin = {int(self.round_robin)}\n"
         )
         own(users, self._configuration)
 

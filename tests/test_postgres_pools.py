@@ -1,9 +1,12 @@
 """PgBouncer between fanwire and PostgreSQL: who publishes may be behind it, who listens may not."""
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from typing import Literal
 
+import psycopg
 import pytest
 
 import fanwire
@@ -31,6 +34,62 @@ async def test_a_listener_behind_a_pool_is_told(
     pubsub = fanwire.PostgresPubSub(pool.url)
     with pytest.raises(fanwire.BrokerError, match="LISTEN needs a session of its own"):
         await bounded(pubsub.start())
+    await pubsub.stop()
+
+
+@contextlib.asynccontextmanager
+async def busy(url: str, clients: int) -> AsyncIterator[None]:
+    """Has so many clients make one transaction after another, all at once."""
+    over, begun = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def client() -> None:
+        connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+        async with connection:
+            connection.prepare_threshold = None
+            while not over.is_set():
+                async with connection.transaction():
+                    await connection.execute("SELECT 1")
+                begun.release()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(client())
+        try:
+            for _ in range(10 * clients):
+                await bounded(begun.acquire())
+            yield
+        finally:
+            over.set()
+
+
+@pytest.mark.parametrize("round_robin", [False, True])
+async def test_a_busy_pool_is_found_out_each_time(
+    postgres_server: PostgresServer, make_pgbouncer: PgBouncerFactory, round_robin: bool
+) -> None:
+    """Whatever session it happens to lend the listener for its second statement."""
+    pool = make_pgbouncer(postgres_server, mode="transaction", round_robin=round_robin)
+    async with busy(pool.url, 4):
+        for _ in range(6):
+            pubsub = fanwire.PostgresPubSub(pool.url)
+            with pytest.raises(fanwire.BrokerError, match="LISTEN needs a session of its own"):
+                await bounded(pubsub.start())
+            await pubsub.stop()
+
+
+async def test_a_pool_without_a_second_session(
+    postgres_server: PostgresServer,
+    make_pgbouncer: PgBouncerFactory,
+    make_publisher: PublisherFactory,
+) -> None:
+    """It cannot be found out what kind of pool it is, and nothing is wrong with it."""
+    pool = make_pgbouncer(postgres_server, mode="session", pool_size=1)
+    publisher = make_publisher(postgres_server.url, strict=True)
+    pubsub = fanwire.PostgresPubSub(pool.url, strict=True)
+    recorder = Recorder()
+    await bounded(pubsub.start())
+    await pubsub.subscribe_topic("session", "topic", recorder)
+    await publisher.broadcast("topic", 1)
+    assert await recorder.received(1) == [1]
     await pubsub.stop()
 
 

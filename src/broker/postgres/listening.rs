@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,7 +13,7 @@ use tokio_postgres::{AsyncMessage, Client, Error as Cause, Notification, SimpleQ
 use super::connect::{self, Connection};
 use super::dsn::Dsn;
 use super::frame::{self, Joiner, Malformed};
-use super::{errors, name, pooling};
+use super::{errors, name};
 use crate::broker::{BATCH, Ear, Heard};
 use crate::channel::Address;
 use crate::config::{BrokerUrl, Limits};
@@ -46,7 +46,7 @@ enum Asked {
 pub struct Listening {
     client: Arc<Client>,
     connection: Connection,
-    url: BrokerUrl,
+    pub(super) url: BrokerUrl,
     /// Whether uploads and users are listened to.
     uploads: bool,
     /// Channels by name that go over the shared notification channel.
@@ -60,6 +60,8 @@ pub struct Listening {
     due: Instant,
     /// Whether nothing has come since it was asked for a sign of life.
     probing: bool,
+    /// The channel over which a notification of our own is expected.
+    pub(super) trial: Option<String>,
 }
 
 impl Listening {
@@ -82,42 +84,27 @@ impl Listening {
             came: Vec::with_capacity(BATCH),
             due: Instant::now() + SILENCE,
             probing: false,
+            trial: None,
         };
+        // First, so that a session of a pool, which others get, does not go on listening.
+        listening.make_sure(dsn).await?;
         if listening.uploads {
             listening.query(&format!("LISTEN {}", name::quoted(name::SHARED))).await?;
         }
-        listening.make_sure(dsn).await?;
         listening.due = Instant::now() + SILENCE;
         Ok(listening)
     }
 
-    /// Makes sure that what is notified will be heard.
-    async fn make_sure(&mut self, dsn: &Dsn) -> Result<(), Error> {
-        let first = pooling::who(&self.query(pooling::WHO).await?);
-        if let Some((_, true)) = first {
-            let reason = "a standby, which neither listens nor notifies; give the primary's address, or \
-                          those of all servers";
-            return Err(self.unreachable(reason));
-        }
-        let Some(other) = pooling::Other::begin(dsn, &self.url).await else { return Ok(()) };
-        let Some(others) = other.session else { return Err(pooling::refusal(&self.url)) };
-        // Asked no more where it would have to wait for the other to end.
-        if first.is_none_or(|(session, _)| session != others) {
-            let again = pooling::who(&self.query(pooling::WHO).await?);
-            if again == first {
-                return Ok(());
-            }
-        }
-        Err(pooling::refusal(&self.url))
-    }
-
-    async fn query(&mut self, statement: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
+    pub(super) async fn query(
+        &mut self,
+        statement: &str,
+    ) -> Result<Vec<SimpleQueryMessage>, Error> {
         let client = Arc::clone(&self.client);
         self.run(client.simple_query(statement)).await
     }
 
     /// Runs a statement before anything else is asked; what is heard meanwhile is kept.
-    async fn run<T>(
+    pub(super) async fn run<T>(
         &mut self,
         statement: impl Future<Output = Result<T, Cause>>,
     ) -> Result<T, Error> {
@@ -127,22 +114,24 @@ impl Listening {
                 if let Poll::Ready(done) = statement.as_mut().poll(context) {
                     return Poll::Ready(Ok(done));
                 }
-                match self.connection.poll_message(context) {
-                    Poll::Ready(Some(Ok(AsyncMessage::Notification(notification)))) => {
-                        self.keep(notification);
-                    }
-                    Poll::Ready(Some(Ok(_))) => {}
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Some(error))),
-                    Poll::Ready(None) => return Poll::Ready(Err(None)),
+                if self.read(context)?.is_pending() {
                     // It may have answered the statement just now.
-                    Poll::Pending => return statement.as_mut().poll(context).map(Ok),
+                    return statement.as_mut().poll(context).map(Ok);
                 }
             }
         });
-        match done.await {
-            Ok(done) => done.map_err(|error| errors::of_connecting(&error, &self.url, None)),
-            Err(error) => Err(self.lost(error.as_ref())),
+        done.await?.map_err(|error| errors::of_connecting(&error, &self.url, None))
+    }
+
+    /// Takes one message from the server, and keeps it if it is a notification.
+    pub(super) fn read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        match ready!(self.connection.poll_message(context)) {
+            Some(Ok(AsyncMessage::Notification(notification))) => self.keep(notification),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Poll::Ready(Err(self.lost(Some(&error)))),
+            None => return Poll::Ready(Err(self.lost(None))),
         }
+        Poll::Ready(Ok(()))
     }
 
     /// Begins and ends subscriptions to channels.
@@ -218,19 +207,7 @@ impl Listening {
             {
                 return Poll::Ready(Ok(Some((asked, outcome))));
             }
-            while self.came.len() < BATCH {
-                match self.connection.poll_message(context) {
-                    Poll::Ready(Some(Ok(AsyncMessage::Notification(notification)))) => {
-                        self.keep(notification);
-                    }
-                    Poll::Ready(Some(Ok(_))) => {}
-                    Poll::Ready(Some(Err(error))) => {
-                        return Poll::Ready(Err(self.lost(Some(&error))));
-                    }
-                    Poll::Ready(None) => return Poll::Ready(Err(self.lost(None))),
-                    Poll::Pending => break,
-                }
-            }
+            while self.came.len() < BATCH && self.read(context)?.is_ready() {}
         }
         if self.came.is_empty() { Poll::Pending } else { Poll::Ready(Ok(None)) }
     }
@@ -284,6 +261,9 @@ impl Listening {
 
     /// Keeps a notification until it is handed over. Parts are joined first.
     fn keep(&mut self, notification: Notification) {
+        if self.trial.take_if(|trial| trial == notification.channel()).is_some() {
+            return;
+        }
         let text = notification.payload();
         if !frame::is_part(text) {
             self.came.push(Came::Whole(notification));
@@ -353,7 +333,7 @@ impl Listening {
         }
     }
 
-    fn unreachable(&self, reason: &str) -> Error {
+    pub(super) fn unreachable(&self, reason: &str) -> Error {
         Error::Unreachable { url: self.url.shown.clone(), reason: reason.to_owned() }
     }
 }

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.deadlines import DEADLINE_SECONDS
+from tests.deadlines import DEADLINE_SECONDS, until_blocking
 from tests.postgres_server import GUEST
 from tests.postgres_sql import (
     SCHEMA,
@@ -69,6 +69,26 @@ def test_many_at_once_under_any_isolation(connect: Connect, isolation: str, _tim
     assert connection.execute("SELECT version, needs FROM fanwire_schema").fetchall() == [(1, 1)]
     assert works(connection)
     assert len(settings(connection)) == 7
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_who_waited_hears_of_what_was_made_meanwhile(connect: Connect, isolation: str) -> None:
+    """A session that knows the catalog by heart, and in it that there is no table."""
+    first, second = connect(autocommit=False), isolated(connect(), isolation)
+    for _ in range(3):
+        with second.transaction(force_rollback=True):
+            install(second)
+        assert second.execute("SELECT to_regclass('fanwire_schema')").fetchall() == [(None,)]
+    second.execute(f"SET lock_timeout = '{DEADLINE_SECONDS}s'".encode())
+    install(first)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(install, second)
+        query = "SELECT FROM pg_locks WHERE pid = %s AND NOT granted"
+        watch, pid = connect(), second.info.backend_pid
+        until_blocking(lambda: watch.execute(query, (pid,)).fetchall(), "it waits for the first")
+        first.commit()
+        done.result()
+    assert works(second)
 
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)

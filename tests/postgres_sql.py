@@ -3,8 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,10 +13,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.conftest import Unique
 from tests.deadlines import DEADLINE_SECONDS
-from tests.postgres_server import PostgresServer
+from tests.postgres_server import OWNER, PostgresServer
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+Connect = Callable[..., Connection]
 
 SCHEMA = (Path(__file__).parent.parent / "src/broker/postgres/schema.sql").read_text()
 LONGEST_PAYLOAD = 7999
@@ -143,6 +145,12 @@ def _past(rows: Sequence[tuple[Any, ...]]) -> Past | None:
     return Past(epoch, last, milestone, entries)
 
 
+def works(connection: Connection, upload: str = "u") -> bool:
+    (answer,) = record(connection, Message(upload, key=upload))
+    past = read_one(connection, upload)
+    return (past.epoch, past.last) == (answer.epoch, answer.offset)
+
+
 def member(text: str) -> tuple[str, int]:
     """The position that a recorded message carries."""
     position = json.loads(text)["_fanwire"]
@@ -242,3 +250,29 @@ def ear(postgres_server: PostgresServer) -> Iterator[Ear]:
     """Listens where messages of uploads and users go."""
     with Ear(postgres_server, "fanwire") as ear:
         yield ear
+
+
+@pytest.fixture
+def connect(postgres_server: PostgresServer, unique: Unique) -> Iterator[Connect]:
+    """Connects to a database of this test's own, in which there is nothing yet.
+
+    Test modules take this fixture over, as ``database``.
+    """
+    name = unique("database")
+    create = sql.SQL("CREATE DATABASE {} OWNER {}").format(
+        sql.Identifier(name), sql.Identifier(OWNER)
+    )
+    postgres_server.client.execute(create)
+    with ExitStack() as connections:
+
+        def make(who: str = OWNER, *, autocommit: bool = True, search_path: str = "") -> Connection:
+            url = postgres_server.url_of(who, name)
+            connection = connections.enter_context(psycopg.connect(url, autocommit=autocommit))
+            if search_path:
+                connection.execute("SELECT set_config('search_path', %s, false)", (search_path,))
+                if not autocommit:
+                    connection.commit()
+            return connection
+
+        yield make
+    postgres_server.client.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))

@@ -89,6 +89,16 @@ def test_equal_messages_of_a_transaction_all_come(
         assert all(payload == payload.lstrip() for _, payload in heard)
 
 
+def test_an_equal_notification_of_ones_own_is_the_same_one(
+    postgres_server: PostgresServer, database: Connection
+) -> None:
+    """PostgreSQL cannot tell them apart, as docs/postgresql-wire.md says."""
+    with Ear(postgres_server, "pyview_own") as ear:
+        with database.transaction():
+            database.execute("SELECT fanwire_publish('own', '1'), pg_notify('pyview_own', '1')")
+        assert ear.rest() == [("pyview_own", "1")]
+
+
 def test_the_white_space_counts_to_the_base_of_four(
     postgres_server: PostgresServer, database: Connection
 ) -> None:

@@ -1,9 +1,7 @@
 """schema.sql: put into a database any number of times, by whom, and into which schema."""
 
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -11,18 +9,22 @@ from psycopg import sql
 
 from tests.conftest import Unique
 from tests.deadlines import DEADLINE_SECONDS
-from tests.postgres_server import GUEST, OWNER, PostgresServer
+from tests.postgres_server import GUEST, PostgresServer
 from tests.postgres_sql import (
     SCHEMA,
+    Connect,
     Connection,
     Ear,
     Message,
+    connect,
     install,
     read_one,
     record,
+    works,
 )
 
-Connect = Callable[..., Connection]
+__all__ = ["connect"]
+
 OBJECTS = (
     "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE c.relname LIKE 'fanwire%' UNION SELECT n.nspname, p.oid::regprocedure::text"
@@ -30,37 +32,8 @@ OBJECTS = (
 )
 
 
-@pytest.fixture
-def connect(postgres_server: PostgresServer, unique: Unique) -> Iterator[Connect]:
-    """Connects to a database of this test's own, in which there is nothing yet."""
-    name = unique("database")
-    create = sql.SQL("CREATE DATABASE {} OWNER {}").format(
-        sql.Identifier(name), sql.Identifier(OWNER)
-    )
-    postgres_server.client.execute(create)
-    with ExitStack() as connections:
-
-        def make(who: str = OWNER, *, autocommit: bool = True, search_path: str = "") -> Connection:
-            url = postgres_server.url_of(who, name)
-            connection = connections.enter_context(psycopg.connect(url, autocommit=autocommit))
-            if search_path:
-                connection.execute("SELECT set_config('search_path', %s, false)", (search_path,))
-                if not autocommit:
-                    connection.commit()
-            return connection
-
-        yield make
-    postgres_server.client.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
-
-
 def objects(connection: Connection) -> set[tuple[str, str]]:
     return {(schema, name) for schema, name in connection.execute(OBJECTS.encode())}
-
-
-def works(connection: Connection, upload: str = "u") -> bool:
-    (answer,) = record(connection, Message(upload, key=upload))
-    past = read_one(connection, upload)
-    return (past.epoch, past.last) == (answer.epoch, answer.offset)
 
 
 def test_it_is_put_in_twice_without_a_word_and_keeps_what_is_there(connect: Connect) -> None:

@@ -2,17 +2,22 @@
 --
 -- PostgreSQL 13 or later, no extension. The file is one statement, so it is all or nothing wherever it
 -- runs, also inside a transaction of somebody else's. It may run any number of times and at the same time
--- from several connections. The objects go into the first schema of the search_path; where they are found
--- on the search_path already, they are brought up to date where they are.
+-- from several connections, whatever the isolation. The objects go into the first schema of the
+-- search_path; where some are found on the search_path already, they are brought up to date where they
+-- are, and what is missing of them is made.
 DO $install$
 DECLARE
   this_version constant integer := 1;
   path constant text := current_setting('search_path');
   installed regclass;
+  anything regclass;
   installed_version integer;
   needed_version integer;
+  is_whole boolean;
+  is_without_histories boolean;
+  is_newly_made boolean;
   place name;
-  routine regprocedure;
+  home text;
 BEGIN
   IF current_setting('server_encoding') NOT IN ('UTF8', 'SQL_ASCII') THEN
     RAISE EXCEPTION 'fanwire needs a database whose encoding is UTF8, and this one has %',
@@ -20,17 +25,30 @@ BEGIN
   END IF;
   -- "fanwire" in ASCII. Of many that come at once each but the first finds the work done.
   PERFORM pg_advisory_xact_lock(28817574702183013);
+  -- To open a table makes this session hear of what others did to the catalog while it waited.
+  PERFORM FROM pg_catalog.pg_statistic_ext LIMIT 0;
 
+  -- From REPEATABLE READ on a query sees what was there before the wait. Functions like to_regclass
+  -- and all that makes an object see the newest catalog, so what is there is asked of them alone.
   installed := to_regclass('fanwire_schema');
-  IF installed IS NULL THEN
+  anything := coalesce(installed, to_regclass('fanwire_uploads'), to_regclass('fanwire_messages'),
+    to_regclass('fanwire_keys'));
+  IF anything IS NULL THEN
     place := current_schema();
     IF place IS NULL THEN
       RAISE EXCEPTION 'fanwire has no schema to put its tables in: search_path is %', path
         USING ERRCODE = 'invalid_schema_name';
     END IF;
   ELSE
-    SELECT n.nspname INTO place
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = installed;
+    SELECT object_names[1] INTO place
+    FROM pg_identify_object_as_address('pg_catalog.pg_class'::regclass, anything, 0);
+  END IF;
+  home := quote_ident(place) || '.';
+  is_without_histories := to_regclass(home || 'fanwire_uploads') IS NULL
+    OR to_regclass(home || 'fanwire_messages') IS NULL;
+  is_whole := NOT is_without_histories AND to_regclass(home || 'fanwire_keys') IS NOT NULL
+    AND to_regclass(home || 'fanwire_uploads_expires') IS NOT NULL;
+  IF installed IS NOT NULL THEN
     EXECUTE format('SELECT version, needs FROM %s', installed)
       INTO installed_version, needed_version;
     IF needed_version > this_version THEN
@@ -38,20 +56,31 @@ BEGIN
         place, installed_version, this_version
         USING ERRCODE = 'feature_not_supported', HINT = 'Use a newer fanwire here.';
     END IF;
-    -- What is newer is left as it is. What is no older is there to be used, whoever owns it.
-    IF installed_version > this_version OR (installed_version = this_version AND NOT pg_has_role(
-        (SELECT c.relowner FROM pg_class c WHERE c.oid = installed), 'USAGE')) THEN
+    is_newly_made := NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = installed);
+    -- What is newer is left as it is. What is no older is there to be used, whoever owns it, unless
+    -- some of it is missing. What this transaction cannot see yet, somebody made during the wait.
+    IF installed_version > this_version OR is_whole AND (is_newly_made OR (
+        installed_version = this_version AND NOT pg_has_role(
+          (SELECT c.relowner FROM pg_catalog.pg_class c WHERE c.oid = installed), 'USAGE'))) THEN
       RETURN;
     END IF;
+    -- 40001 if a newer version came during the wait, which this one would take back.
+    EXECUTE format('SELECT FROM %s FOR UPDATE', installed);
   END IF;
   PERFORM set_config('search_path', format('%I, pg_temp', place), true);
 
+  -- Each of these is made if it is missing, so that running this heals what somebody dropped. IF NOT
+  -- EXISTS would say a notice each time, and CREATE INDEX would wait for who publishes.
   IF installed IS NULL THEN
     -- `version` is that of this file; fanwire from version `needs` on can work with it.
     CREATE TABLE fanwire_schema (version integer NOT NULL, needs integer NOT NULL);
-    INSERT INTO fanwire_schema VALUES (this_version, 1);
     GRANT SELECT ON fanwire_schema TO PUBLIC;
+  END IF;
+  IF installed IS NULL OR installed_version IS NULL AND NOT is_newly_made THEN
+    INSERT INTO fanwire_schema VALUES (this_version, 1);
+  END IF;
 
+  IF to_regclass(home || 'fanwire_uploads') IS NULL THEN
     -- An upload that has a history. All tables are logged: an offset must not be given twice because
     -- the server crashed. Half of each page is left free, so that a row that changes with every message
     -- stays on its page and no index has to follow (HOT), as long as `expires` does not change.
@@ -67,8 +96,12 @@ BEGIN
       keys integer NOT NULL DEFAULT 0,              -- rows of fanwire_keys
       expires timestamptz NOT NULL
     ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0);
+  END IF;
+  IF to_regclass(home || 'fanwire_uploads_expires') IS NULL THEN
     CREATE INDEX fanwire_uploads_expires ON fanwire_uploads (expires);
+  END IF;
 
+  IF to_regclass(home || 'fanwire_messages') IS NULL THEN
     -- The messages that one call recorded of one upload, each up to its reserved member. Up to 8 kB
     -- they stand in the row as they are; to compress them would cost more than all the rest.
     CREATE TABLE fanwire_messages (
@@ -80,7 +113,9 @@ BEGIN
     ) WITH (toast_tuple_target = 8160, autovacuum_vacuum_scale_factor = 0.1,
       autovacuum_vacuum_cost_delay = 0);
     ALTER TABLE fanwire_messages ALTER heads SET STORAGE EXTERNAL;
+  END IF;
 
+  IF to_regclass(home || 'fanwire_keys') IS NULL THEN
     -- Idempotency keys.
     CREATE TABLE fanwire_keys (
       history bigint NOT NULL,
@@ -89,6 +124,19 @@ BEGIN
       PRIMARY KEY (history, key)
     ) WITH (autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0);
   END IF;
+
+  -- Histories are in two tables. Without one of them the other one is worth nothing, and the numbers of
+  -- histories would be given again: all of them begin anew. TRUNCATE takes what a DELETE of an older
+  -- transaction would not see.
+  IF anything IS NOT NULL AND is_without_histories THEN
+    TRUNCATE fanwire_uploads, fanwire_messages, fanwire_keys;
+  END IF;
+
+  -- Whoever calls a function finds the tables, whatever the own search_path is, and none of a session's
+  -- temporary tables in their place: FROM CURRENT is what has been set above. Plans are made once, perhaps
+  -- while the tables are still empty: what is right then, to read all of them, is wrong an hour later, so
+  -- some functions set `enable_…` too. Joins not in fanwire_record, where what is joined are the messages
+  -- of one call.
 
   -- Sends a frame or a bare message, in numbered parts if it is too long for one notification.
   CREATE OR REPLACE FUNCTION fanwire_send(name text, content text) RETURNS void
@@ -126,7 +174,8 @@ BEGIN
 
   -- Publishes JSON on a channel as it is, unless it is rolled back. Nothing is recorded.
   CREATE OR REPLACE FUNCTION fanwire_notify(channel text, payload text) RETURNS void
-  LANGUAGE plpgsql AS $$
+  LANGUAGE plpgsql
+  SET search_path FROM CURRENT AS $$
   DECLARE
     white constant text := E' \t\n\r';
     number integer;
@@ -166,7 +215,8 @@ BEGIN
 
   -- Forgets uploads that have expired, so many at most, and passes by those that somebody else holds.
   CREATE OR REPLACE FUNCTION fanwire_sweep(most integer DEFAULT 64) RETURNS integer
-  LANGUAGE plpgsql AS $$
+  LANGUAGE plpgsql
+  SET search_path FROM CURRENT SET enable_seqscan = off AS $$
   #variable_conflict use_column
   DECLARE
     moment constant timestamptz := clock_timestamp();
@@ -281,7 +331,8 @@ BEGIN
     channels text[], uploads bytea[], heads text[], milestones boolean[], source text,
     numbers bigint[], keys text[], versions bigint[], size integer, ttl_ms bigint)
   RETURNS TABLE (status smallint, epoch text, "offset" bigint)
-  LANGUAGE plpgsql AS $$
+  LANGUAGE plpgsql
+  SET search_path FROM CURRENT SET enable_seqscan = off AS $$
   #variable_conflict use_variable
   DECLARE
     total constant integer := cardinality(channels);
@@ -395,7 +446,9 @@ BEGIN
   CREATE OR REPLACE FUNCTION fanwire_read(uploads bytea[], epochs text[], offsets bigint[])
   RETURNS TABLE (
     ask integer, epoch text, last bigint, milestone bigint, "offset" bigint, payload text)
-  LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+  LANGUAGE plpgsql STABLE PARALLEL SAFE
+  SET search_path FROM CURRENT SET enable_seqscan = off
+  SET enable_hashjoin = off SET enable_mergejoin = off AS $$
   DECLARE
     moment constant timestamptz := clock_timestamp();
   BEGIN
@@ -424,7 +477,8 @@ BEGIN
   -- Publishes to who subscribed to a topic, as PostgresPubSub.broadcast does.
   CREATE OR REPLACE FUNCTION fanwire_publish(
     topic text, payload json, channel_prefix text DEFAULT 'pyview_') RETURNS void
-  LANGUAGE plpgsql AS $$
+  LANGUAGE plpgsql
+  SET search_path FROM CURRENT AS $$
   BEGIN
     PERFORM fanwire_notify(channel_prefix || topic, payload::text);
   END
@@ -432,7 +486,8 @@ BEGIN
 
   -- Publishes to a user, as UploadProgressPublisher.publish_to_user does.
   CREATE OR REPLACE FUNCTION fanwire_publish_user(user_id text, payload json) RETURNS void
-  LANGUAGE plpgsql AS $$
+  LANGUAGE plpgsql
+  SET search_path FROM CURRENT AS $$
   BEGIN
     PERFORM fanwire_notify('user:' || user_id, payload::text);
   END
@@ -444,7 +499,8 @@ BEGIN
   CREATE OR REPLACE FUNCTION fanwire_publish_upload(
     upload_id text, payload json, history_size integer DEFAULT NULL, ttl interval DEFAULT '1 hour',
     version bigint DEFAULT NULL, idempotency_key text DEFAULT NULL) RETURNS bigint
-  LANGUAGE plpgsql AS $$
+  LANGUAGE plpgsql
+  SET search_path FROM CURRENT AS $$
   DECLARE
     white constant text := E' \t\n\r';
     object json := payload;
@@ -497,24 +553,6 @@ BEGIN
   END
   $$;
 
-  -- Whoever calls finds the tables, whatever the own search_path is, and none of a session's temporary
-  -- tables in their place. Plans are made once, perhaps while the tables are still empty: what is right
-  -- then, to read all of them, is wrong an hour later.
-  FOR routine IN
-    SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-    WHERE n.nspname = place AND p.proname IN ('fanwire_record', 'fanwire_read', 'fanwire_sweep',
-      'fanwire_notify', 'fanwire_publish', 'fanwire_publish_user', 'fanwire_publish_upload')
-  LOOP
-    EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', routine, place);
-    IF routine::text ~ 'fanwire_(record|read|sweep)' THEN
-      EXECUTE format('ALTER FUNCTION %s SET enable_seqscan = off', routine);
-    END IF;
-    -- Not in fanwire_record, where what is joined are the messages of one call.
-    IF routine::text ~ 'fanwire_read' THEN
-      EXECUTE format(
-        'ALTER FUNCTION %s SET enable_hashjoin = off SET enable_mergejoin = off', routine);
-    END IF;
-  END LOOP;
   UPDATE fanwire_schema SET version = this_version WHERE version < this_version;
   PERFORM set_config('search_path', path, true);
 END

@@ -70,3 +70,16 @@ async def test_who_may_record_at_last_does(
 
     await until(is_published, "what is granted is noticed on the same connection")
     await publisher.stop()
+
+
+async def test_tables_that_are_dropped_meanwhile_are_made_again(
+    own_postgres: PostgresServer, make_instance: InstanceFactory, unique: Unique
+) -> None:
+    publisher = (await make_instance(own_postgres.url)).publisher
+    for number, dropped in enumerate(
+        ("TABLE fanwire_messages", "TABLE fanwire_schema", "FUNCTION fanwire_record")
+    ):
+        await publisher.publish_progress(unique("upload"), note(number))
+        own_postgres.client.execute(f"DROP {dropped}".encode())
+        receipt = await bounded(publisher.publish_progress(unique("upload"), note(0), receipt=True))
+        assert receipt.status == "published", dropped

@@ -31,6 +31,8 @@ pub struct Link {
     /// Whether the tables for a history were seen. Where we may not use them, what is to be recorded is
     /// refused.
     history: Option<Result<(), Error>>,
+    /// Whether some of the tables or functions turned out to be missing.
+    broken: bool,
     /// When that was asked for.
     asked: Instant,
     /// Why the last statement had to wait for somebody's lock in vain.
@@ -48,6 +50,7 @@ impl Link {
             url: url.clone(),
             limits: *limits,
             history: None,
+            broken: false,
             asked: Instant::now(),
             locked: None,
         };
@@ -191,8 +194,8 @@ impl Link {
             [SqlState::UNDEFINED_FUNCTION, SqlState::UNDEFINED_TABLE].contains(state)
         };
         if cause.code().is_some_and(is_gone) && matches!(self.history, Some(Ok(()))) {
-            // Somebody has dropped the tables, which are made anew.
-            self.history = None;
+            // Somebody has dropped some of them, which are made anew.
+            (self.history, self.broken) = (None, true);
             return Ok(Verdict::Again);
         }
         if cause.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
@@ -244,8 +247,11 @@ impl Link {
     /// A database that does not let us is asked again after a while; one that cannot now is an error.
     async fn prepare(&mut self) -> Result<(), Error> {
         self.asked = Instant::now();
-        self.history = match schema::prepare(&self.client, &self.url).await {
-            Ok(()) => Some(Ok(())),
+        self.history = match schema::prepare(&self.client, &self.url, self.broken).await {
+            Ok(()) => {
+                self.broken = false;
+                Some(Ok(()))
+            }
             Err(Error::Refused { reason, .. }) => Some(Err(Error::Rejected(reason))),
             Err(error) => return Err(error),
         };

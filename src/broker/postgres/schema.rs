@@ -17,8 +17,9 @@ const LOOK: &str = "SELECT version, needs FROM fanwire_schema";
 const WHERE: &str = "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
     WHERE c.oid = to_regclass('fanwire_schema')";
 
-/// Makes sure that the tables and functions are there, and that we can work with them.
-pub(super) async fn prepare(client: &Client, url: &BrokerUrl) -> Result<(), Error> {
+/// Makes sure that the tables and functions are there, and that we can work with them. `broken`: some of
+/// them turned out to be missing.
+pub(super) async fn prepare(client: &Client, url: &BrokerUrl, broken: bool) -> Result<(), Error> {
     match numbers(client.simple_query(LOOK).await) {
         Ok(Some((version, _))) if version < VERSION => {}
         Ok(Some((version, needs))) if needs > VERSION => {
@@ -30,8 +31,8 @@ pub(super) async fn prepare(client: &Client, url: &BrokerUrl) -> Result<(), Erro
                 ),
             ));
         }
-        Ok(Some(_)) => return Ok(()),
-        Ok(None) => {}
+        Ok(Some(_)) if !broken => return Ok(()),
+        Ok(_) => {}
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {}
         Err(error) => return Err(errors::of_statement(&error, url)),
     }

@@ -376,10 +376,11 @@ class PostgresServer:
             self.client.execute(f"TRUNCATE {table} CASCADE")
 
 
-# By what they said last, as PostgreSQL does not tell who listens: LISTEN, whose session it is, or
-# the empty statement for a sign of life, which is also what is shown of a new connection.
+# By what they said last, as PostgreSQL does not tell who listens: LISTEN to a name in quotation
+# marks (the trial of a new connection has none), or the empty statement for a sign of life, which
+# is also what is shown of a new connection.
 _LISTENS: LiteralString = (
-    "state = 'idle' AND (query ~* '^((un)?listen|select pg_backend_pid)'"
+    "state = 'idle' AND (query ~ '^(UN)?LISTEN \"'"
     " OR query = '' AND state_change > backend_start + interval '1 second')"
 )
 _OTHERS: LiteralString = (

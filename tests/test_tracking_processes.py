@@ -37,3 +37,8 @@ def test_a_job_that_ends_its_process(
     # asyncio makes a cancellation of an interrupt.
     expected = text or ("interrupted" if form == "with" else "cancelled")
     assert failed["error_message"] == expected
+
+
+def test_a_fork_while_another_thread_tells() -> None:
+    done = run_program("track_fork")
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr

@@ -31,7 +31,6 @@ class Telling(Throttled):
     """Where a job stands, and who is told. What is said of it comes from ``Tracker``."""
 
     __slots__ = (
-        "__weakref__",
         "_describe",
         "_done",
         "_exit_timeout",

@@ -1,9 +1,11 @@
 """Something that tells how it stands, but not too often, and that nothing keeps to itself."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from threading import RLock, get_ident
 from typing import Literal
+from weakref import WeakSet
 
 __all__ = ["Throttled", "running_loop"]
 
@@ -18,8 +20,8 @@ class Throttled:
     runs, and where none does by the first change after that.
     """
 
-    __slots__ = ("_clock", "_held", "_interval", "_lock", "_loop", "_next", "_open", "_thread",
-                 "_timer")  # fmt: skip
+    __slots__ = ("__weakref__", "_clock", "_held", "_interval", "_lock", "_loop", "_next", "_open",
+                 "_thread", "_timer")  # fmt: skip
 
     def __init__(self, interval: float, clock: Callable[[], float]) -> None:
         self._interval = interval
@@ -32,6 +34,7 @@ class Throttled:
         # The timer and a thread that works for the loop tell one after the other. Reentrant: what
         # is told is made by the application, which may do anything.
         self._lock = RLock()
+        _all.add(self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         # True: another thread has asked the loop for one.
@@ -110,3 +113,15 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+_all: WeakSet[Throttled] = WeakSet()
+
+
+def _unlock_in_child() -> None:
+    """What another thread of the parent was telling, nobody ends in the child of a fork."""
+    for throttled in list(_all):
+        throttled._lock = RLock()  # noqa: SLF001, of this module
+
+
+os.register_at_fork(after_in_child=_unlock_in_child)

@@ -11,7 +11,7 @@
 //!   |-- publish     the publisher's task: outbox -> broker -> replies
 //!   |-- outbox      what waits to be published; backlog: what waits for the broker to come back
 //!   |-- recording   what is recorded of an upload
-//!   |-- broker/     one contract; memory/{mod,history},
+//!   |-- broker/     one contract; gathered: what was heard; memory/{mod,history},
 //!   |               redis/{connect,link,history,listening,resp}; postgres/ has a map of its own
 //! router        who is a message for, and into their lanes; sessions: the same for topics;
 //!   |           pumping: what event loops take out of them; recovering: positions and gaps

@@ -12,6 +12,7 @@
 //!
 //! Neither reconnects, retries or logs: `publish.rs` and `supervise.rs` do, for all brokers alike.
 
+mod gathered;
 pub mod memory;
 pub mod postgres;
 pub mod redis;

@@ -14,6 +14,7 @@ use super::connect::{self, Connection};
 use super::dsn::Dsn;
 use super::frame::{self, Joiner, Malformed};
 use super::{errors, name};
+use crate::broker::gathered::Gathered;
 use crate::broker::{BATCH, Ear, Heard};
 use crate::channel::Address;
 use crate::config::{BrokerUrl, Limits};
@@ -280,7 +281,7 @@ impl Listening {
 
     fn hand_over(&mut self, ear: Ear<'_>) {
         let mut came = std::mem::take(&mut self.came);
-        let mut batch = Batch { messages: Vec::with_capacity(came.len()), named: false };
+        let mut batch = Gathered::with_capacity(came.len());
         for came in &came {
             let (notified, text) = match came {
                 Came::Whole(notification) => (notification.channel(), notification.payload()),
@@ -306,7 +307,7 @@ impl Listening {
         &self,
         notified: &'a str,
         message: frame::Message<'a>,
-        batch: &mut Batch<'a>,
+        batch: &mut Gathered<'a>,
         ear: Ear<'_>,
     ) {
         let frame::Message { channel, except, body } = message;
@@ -345,30 +346,6 @@ enum Came {
     Joined(String, String),
     /// On a channel, something that is no frame.
     Malformed(String, Malformed),
-}
-
-/// Messages of one kind, gathered.
-struct Batch<'a> {
-    messages: Vec<Inbound<'a>>,
-    named: bool,
-}
-
-impl<'a> Batch<'a> {
-    fn add(&mut self, inbound: Inbound<'a>, named: bool, ear: Ear<'_>) {
-        if self.named != named || self.messages.len() == BATCH {
-            self.hand_over(ear);
-            self.named = named;
-        }
-        self.messages.push(inbound);
-    }
-
-    fn hand_over(&mut self, ear: Ear<'_>) {
-        if !self.messages.is_empty() {
-            let kind = if self.named { Heard::Named } else { Heard::Matching };
-            ear(kind(&self.messages));
-            self.messages.clear();
-        }
-    }
 }
 
 /// A command for each of several channels, as one text.

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use super::connect::{self, Duplex};
 use super::resp::{self, Event};
+use crate::broker::gathered::Gathered;
 use crate::broker::{BATCH, Ear, Heard};
 use crate::config::BrokerUrl;
 use crate::error::Error;
-use crate::router::Inbound;
 use crate::wishes::Changes;
 
 /// Room for one read: several hundred progress messages, and still in the processor's cache.
@@ -170,7 +170,7 @@ impl Listening {
 
     fn hand_over_from(&mut self, bytes: &[u8], ear: Ear<'_>) -> Result<usize, Error> {
         let mut at = 0;
-        let mut batch = Batch { messages: Vec::with_capacity(BATCH), named: false };
+        let mut batch = Gathered::with_capacity(BATCH);
         while let Some((event, size)) =
             resp::read(&bytes[at..]).map_err(|error| self.lost(&error.to_string()))?
         {
@@ -350,30 +350,6 @@ impl Listening {
             self.lost(&reason)
         } else {
             self.refused(&reason)
-        }
-    }
-}
-
-/// Messages of one kind, gathered.
-struct Batch<'a> {
-    messages: Vec<Inbound<'a>>,
-    named: bool,
-}
-
-impl<'a> Batch<'a> {
-    fn add(&mut self, inbound: Inbound<'a>, named: bool, ear: Ear<'_>) {
-        if self.named != named || self.messages.len() == BATCH {
-            self.hand_over(ear);
-            self.named = named;
-        }
-        self.messages.push(inbound);
-    }
-
-    fn hand_over(&mut self, ear: Ear<'_>) {
-        if !self.messages.is_empty() {
-            let kind = if self.named { Heard::Named } else { Heard::Matching };
-            ear(kind(&self.messages));
-            self.messages.clear();
         }
     }
 }

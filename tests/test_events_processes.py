@@ -11,7 +11,14 @@ import pytest
 from tests.conftest import RedisFactory
 from tests.deadlines import EXIT_SECONDS
 from tests.events import Outage, Tap
-from tests.interpreters import ROOT, TIMEOUT_SECONDS, command, environment, run_program
+from tests.interpreters import (
+    ROOT,
+    TIMEOUT_SECONDS,
+    command,
+    environment,
+    output_of,
+    run_program,
+)
 from tests.redis_server import RedisServer
 
 
@@ -142,3 +149,7 @@ def test_an_interpreter_ends_while_a_daemon_thread_is_in_its_own_code(what: str)
     for _ in range(4):  # it depends on the moment
         done = run_program("exit_in_python", what, "memory://")
         assert done.returncode == 0, done.stderr
+
+
+def test_a_fork_while_another_thread_logs_for_the_first_time() -> None:
+    assert output_of("fork_first_log", "redis://127.0.0.1:1") == ["child status 0"]

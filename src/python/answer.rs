@@ -9,14 +9,13 @@
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyBaseException, PyKeyboardInterrupt, PyStopIteration, PySystemExit};
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyType};
 use smallvec::SmallVec;
 
 use super::coroutine::cancelled_error;
 use super::errors::{self, Doing};
+use super::once::{Once, intern};
 use super::receipts;
 use crate::post::{Outcome, Receipt, Status};
 
@@ -203,7 +202,7 @@ impl Answer {
         callback: Py<PyAny>,
         context: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        static COPY_CONTEXT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static COPY_CONTEXT: Once<Py<PyAny>> = Once::new();
         let py = slf.py();
         let context = match context {
             Some(context) => context,
@@ -296,7 +295,7 @@ fn cancelled(py: Python<'_>, message: Option<Py<PyAny>>) -> PyErr {
 }
 
 fn invalid_state(py: Python<'_>, text: &'static str) -> PyErr {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     match CLASS.import(py, "asyncio", "InvalidStateError") {
         Ok(class) => PyErr::from_type(class.clone(), text),
         Err(error) => error,

@@ -16,14 +16,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 use slab::Slab;
 
 use super::answer::Answer;
 use super::errors::Doing;
+use super::once::{Once, intern};
 use super::pumps::Pumps;
 use super::turns::LoopTurns;
 use super::{connections, logging, states};
@@ -115,7 +114,7 @@ thread_local! {
 ///
 /// Raises RuntimeError where no loop runs.
 pub fn running(py: Python<'_>) -> PyResult<Arc<Bridge>> {
-    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static GET: Once<Py<PyAny>> = Once::new();
     let event_loop = GET.import(py, "asyncio", "get_running_loop")?.call0()?;
     let address = event_loop.as_ptr() as usize;
     if let Some(bridge) =

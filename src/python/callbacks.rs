@@ -1,10 +1,10 @@
 //! Calling what an application wants to be called with.
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::bridge;
+use super::once::intern;
 
 /// Calls an application's callback, if there is one. What it raises goes where asyncio sends such
 /// errors.

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::bridge::Bridge;
 use super::callbacks;
 use super::logging;
+use super::once::intern;
 use super::sessions::{self, SessionsState};
 use super::{pump, pumps};
 use crate::journal::Level;

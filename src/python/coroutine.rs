@@ -2,11 +2,11 @@
 //! coroutine.
 
 use pyo3::exceptions::{PyStopIteration, PyTypeError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 use pyo3::types::iterator::PySendResult;
+
+use super::once::{Once, intern};
 
 /// The exception that the arguments of `throw` stand for.
 pub fn thrown(
@@ -31,7 +31,7 @@ pub fn thrown(
 
 /// What `await` would call `send` on. `who` returned it.
 pub fn awaitable<'py>(returned: Bound<'py, PyAny>, who: &str) -> PyResult<Bound<'py, PyAny>> {
-    static COROUTINE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static COROUTINE: Once<Py<PyType>> = Once::new();
     let py = returned.py();
     if returned.get_type().is(COROUTINE.import(py, "types", "CoroutineType")?) {
         return Ok(returned);
@@ -72,12 +72,12 @@ pub fn throw<'py>(awaiting: &Bound<'py, PyAny>, error: PyErr) -> PyResult<PySend
 
 /// The running Task.
 pub fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static GET: Once<Py<PyAny>> = Once::new();
     GET.import(py, "asyncio", "current_task")?.call0()
 }
 
 /// `asyncio.CancelledError`.
 pub fn cancelled_error(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     CLASS.import(py, "asyncio", "CancelledError")
 }

@@ -5,7 +5,6 @@
 use std::ops::{Deref, DerefMut};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString,
@@ -13,6 +12,7 @@ use pyo3::types::{
 };
 
 use super::leaving;
+use super::once::intern;
 use super::path::shown;
 use super::scalars::{self, Class, class};
 use crate::message;
@@ -409,7 +409,7 @@ fn encode_model(
     let py = value.py();
     let has_serializer = kind.getattr_opt(intern!(py, "__pydantic_serializer__"))?;
     if let Some(serializer) = has_serializer {
-        let plain = PLAIN.get_or_try_init(py, || {
+        let plain = PLAIN.get_or_try_make(|| {
             let model = py.import("pydantic")?.getattr("BaseModel")?;
             model.getattr("model_dump_json").map(Bound::unbind)
         })?;

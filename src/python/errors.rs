@@ -1,8 +1,9 @@
 //! From the core's errors to the exceptions of `fanwire.errors`.
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
+
+use super::once::Once;
 
 use crate::error::Error;
 
@@ -39,10 +40,9 @@ pub fn to_python(py: Python<'_>, error: &Error, doing: Doing) -> Option<PyErr> {
 
 /// An exception of `fanwire.errors` by name.
 pub fn new(py: Python<'_>, class: &str, text: String) -> PyErr {
-    static MODULE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let module = MODULE.get_or_try_init(py, || {
-        py.import("fanwire.errors").map(|module| module.into_any().unbind())
-    });
+    static MODULE: Once<Py<PyAny>> = Once::new();
+    let module = MODULE
+        .get_or_try_make(|| py.import("fanwire.errors").map(|module| module.into_any().unbind()));
     let class =
         module.and_then(|module| Ok(module.bind(py).getattr(class)?.cast_into::<PyType>()?));
     match class {

@@ -2,11 +2,11 @@
 //! is another way than that of upload messages (`encode.rs`).
 
 use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::leaving;
+use super::once::intern;
 use super::orjson::{Failure, Out, each_item, encode, encode_dict, step, text, write, write_key};
 use super::scalars::{Class, class};
 use crate::events::shorten::shorten;

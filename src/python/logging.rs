@@ -1,18 +1,18 @@
 //! Lines of the core's journal, and the binding's own, to Python's `logging`, logger `fanwire`.
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use super::leaving;
+use super::once::Once;
 use crate::journal::{Journal, Level};
 
 /// Logs one line. What a handler of the application raises goes to `sys.unraisablehook`.
 pub fn log(py: Python<'_>, level: Level, text: &str) {
-    static LOG: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static LOG: Once<Py<PyAny>> = Once::new();
     let Ok(_inside) = leaving::enter() else { return }; // the interpreter ends
     let logged = LOG
-        .get_or_try_init(py, || -> PyResult<_> {
+        .get_or_try_make(|| -> PyResult<_> {
             let logger = py.import("logging")?.call_method1("getLogger", ("fanwire",))?;
             Ok(logger.getattr("log")?.unbind())
         })

@@ -19,6 +19,7 @@ mod logging;
 mod manager;
 mod memory_pubsub;
 mod migrate;
+mod once;
 mod operation;
 mod options;
 mod orjson;
@@ -71,6 +72,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
+        super::once::settle(py);
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module
             .add("__build_profile__", if cfg!(debug_assertions) { "debug" } else { "release" })?;

@@ -14,10 +14,10 @@ use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyStopIteration, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
 use super::answer::Answer;
 use super::coroutine::thrown;
+use super::once::Once;
 use crate::client::Client;
 
 /// What the first step came to.
@@ -206,8 +206,8 @@ pub struct Ready;
 impl Ready {
     /// The one there is.
     pub fn get(py: Python<'_>) -> PyResult<Py<Self>> {
-        static READY: PyOnceLock<Py<Ready>> = PyOnceLock::new();
-        READY.get_or_try_init(py, || Py::new(py, Self)).map(|ready| ready.clone_ref(py))
+        static READY: Once<Py<Ready>> = Once::new();
+        READY.get_or_try_make(|| Py::new(py, Self)).map(|ready| ready.clone_ref(py))
     }
 }
 

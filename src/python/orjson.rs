@@ -4,13 +4,13 @@
 //! surrogates, more than 254 levels. `tests/test_events_encoding.py` holds one against the other.
 
 use pyo3::exceptions::{PyException, PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{
     PyBool, PyDate, PyDateTime, PyDelta, PyDict, PyFloat, PyInt, PyList, PyString, PyTime, PyTuple,
 };
 
 use super::leaving;
+use super::once::intern;
 use super::path::shown;
 use super::scalars::{Class, class};
 

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyStopIteration};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -19,6 +18,7 @@ use super::bridge::Bridge;
 use super::connections::ManagerState;
 use super::coroutine::{awaitable, cancelled_error, current_task, progress, throw, thrown};
 use super::ffi;
+use super::once::intern;
 use super::pumps::{Deadlines, place};
 use crate::lane::{Entry, LaneId};
 use crate::message::Payload;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::bridge::Bridge;
 use super::connections::ManagerState;
+use super::once::intern;
 use crate::lane::LaneId;
 use crate::router::Router;
 

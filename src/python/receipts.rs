@@ -1,14 +1,15 @@
 //! From the core's receipts to `fanwire.Receipt`.
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
+
+use super::once::Once;
 
 use crate::post::{Receipt, Status};
 
 /// The receipt; that of a message that failed, and was counted, is None.
 pub fn to_python(py: Python<'_>, receipt: Option<Receipt>) -> PyResult<Py<PyAny>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     let class = CLASS.import(py, "fanwire.recovery", "Receipt")?;
     let status = match receipt.map(|receipt| receipt.status) {
         Some(Status::Published) => "published",

@@ -1,18 +1,18 @@
 //! What has no type of its own in JSON and is written as a string, in the form pydantic gives it.
 
 use pyo3::exceptions::PyValueError;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyDate, PyDateTime, PyDelta, PyString, PyTime};
 
+use super::once::{Once, intern};
+
 /// A class of Python's standard library, looked up once.
-pub type Class = PyOnceLock<Py<PyAny>>;
-static UUID: Class = PyOnceLock::new();
-static DECIMAL: Class = PyOnceLock::new();
-static PATH: Class = PyOnceLock::new();
-static ADDRESS: Class = PyOnceLock::new();
-static NETWORK: Class = PyOnceLock::new();
+pub type Class = Once<Py<PyAny>>;
+static UUID: Class = Once::new();
+static DECIMAL: Class = Once::new();
+static PATH: Class = Once::new();
+static ADDRESS: Class = Once::new();
+static NETWORK: Class = Once::new();
 
 /// Classes whose `str()` is what pydantic writes.
 static TEXT_CLASSES: [(&Class, &str, &str); 5] = [
@@ -30,7 +30,7 @@ pub fn class<'py>(
     module: &str,
     name: &str,
 ) -> PyResult<&'py Bound<'py, PyAny>> {
-    cell.get_or_try_init(py, || py.import(module)?.getattr(name).map(Bound::unbind))
+    cell.get_or_try_make(|| py.import(module)?.getattr(name).map(Bound::unbind))
         .map(|class| class.bind(py))
 }
 

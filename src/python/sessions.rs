@@ -12,15 +12,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
 use super::bridge::{self, Bridge};
 use super::callbacks;
 use super::decode::Parsed;
 use super::logging;
+use super::once::{Once, intern};
 use super::turns::{Begin, LoopTurns, Turn};
 use crate::journal::Level;
 use crate::lane::{Entry, LaneId};
@@ -96,7 +95,7 @@ impl SessionsState {
         topic: &Bound<'_, PyString>,
         handler: Py<PyAny>,
     ) -> PyResult<()> {
-        static COPY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static COPY: Once<Py<PyAny>> = Once::new();
         let context = COPY.import(py, "contextvars", "copy_context")?.call0()?;
         // Subscriptions of one context share it, so that their messages share a turn.
         let known = self.router.subscription_of(session_id).and_then(|id| self.handler(py, id));

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyStopIteration};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use slab::Slab;
 
 use super::bridge::Bridge;
 use super::coroutine::{awaitable, cancelled_error, current_task, progress, throw, thrown};
+use super::once::intern;
 use super::sessions::{Handler, SessionsState};
 use super::{ffi, logging};
 use crate::lane::{Entry, LaneId};

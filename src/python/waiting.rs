@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
+
+use super::once::Once;
 
 /// Signals are looked after this often.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
@@ -38,7 +39,7 @@ pub fn wait<T: Send>(
 
 /// Raises RuntimeError where waiting would have an event loop stand still.
 pub fn refuse_in_loop(py: Python<'_>, instead: &str) -> PyResult<()> {
-    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static GET: Once<Py<PyAny>> = Once::new();
     // What cannot be imported, as when the interpreter ends, does not run either.
     let Ok(get) = GET.import(py, "asyncio", "_get_running_loop") else { return Ok(()) };
     if get.call0()?.is_none() {

@@ -210,7 +210,8 @@ impl Sender {
             open = again;
         }
         let never = || {
-            let (url, reason) = (job.url.shown.clone(), "it forgets its scripts".to_owned());
+            let (url, reason) =
+                (job.url.shown.clone(), "it asks for the same messages again and again".to_owned());
             Fate::NotSent(Error::Unreachable { url, reason })
         };
         let items = outgoing.into_iter().zip(others);

@@ -36,7 +36,7 @@ def name_of(channel: str) -> str:
     """The notification channel of a channel."""
     if channel.startswith(("upload:", "user:")):
         return "fanwire"
-    if 1 <= len(channel.encode()) <= 63:
+    if 1 <= len(channel.encode()) <= 63 and not channel.startswith("fanwire_"):
         return channel
     return "fanwire_" + hashlib.sha256(channel.encode()).hexdigest()[:32]
 

@@ -43,7 +43,7 @@ def test_it_makes_the_tables_and_says_so(own_postgres: PostgresServer) -> None:
     assert done.stdout == "fanwire: made the tables and functions, version 1 in the schema own\n"
     assert "fanwire_uploads" in tables(own_postgres)
     done = migrate(own_postgres.url)
-    assert done.stdout == "fanwire: nothing to do, version 1 in the schema own\n"
+    assert done.stdout == "fanwire: up to date, version 1 in the schema own\n"
     migrated = fanwire.postgres.migrate(own_postgres.url)
     assert migrated == fanwire.postgres.Migrated(schema="own", before=1, version=1)
 
@@ -52,7 +52,7 @@ def test_the_environment_may_say_where(own_postgres: PostgresServer) -> None:
     assert migrate(FANWIRE_URL=own_postgres.url).returncode == 0
     host, port = str(own_postgres.directory), str(own_postgres.port)
     variables = {"PGHOST": host, "PGPORT": port, "PGUSER": "app", "PGDATABASE": "app"}
-    assert "nothing to do" in migrate(**variables).stdout
+    assert "up to date" in migrate(**variables).stdout
 
 
 def test_what_it_prints_makes_the_same(own_postgres: PostgresServer) -> None:
@@ -60,7 +60,7 @@ def test_what_it_prints_makes_the_same(own_postgres: PostgresServer) -> None:
     assert done.stdout == fanwire.postgres.schema_sql()
     with psycopg.connect(own_postgres.url) as connection:
         connection.execute(done.stdout.encode())
-    assert "nothing to do" in migrate(own_postgres.url).stdout
+    assert "up to date" in migrate(own_postgres.url).stdout
 
 
 @pytest.mark.parametrize(

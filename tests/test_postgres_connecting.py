@@ -13,6 +13,7 @@ import pytest
 import fanwire
 from tests.conftest import PostgresFactory
 from tests.deadlines import bounded
+from tests.outages import impostor
 from tests.postgres_server import DATABASE, GUARDED, OWNER, PASSWORD, PostgresServer, own
 from tests.pubsub import Recorder
 from tests.redis_server import free_port
@@ -37,9 +38,11 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-async def connected(stack: AsyncExitStack, url: str) -> fanwire.PostgresPubSub:
+async def connected(
+    stack: AsyncExitStack, url: str, *, limit_seconds: float = 10
+) -> fanwire.PostgresPubSub:
     """A pub/sub object that listens and publishes at this address; raises what is wrong with it."""
-    pubsub = fanwire.PostgresPubSub(url, strict=True, connect_timeout_seconds=10)
+    pubsub = fanwire.PostgresPubSub(url, strict=True, connect_timeout_seconds=limit_seconds)
     stack.push_async_callback(pubsub.stop)
     await bounded(pubsub.start())
     recorder = Recorder()
@@ -96,6 +99,14 @@ async def test_of_several_servers_the_one_that_can_be_written_to(
     hosts = [f"127.0.0.1:{port}" for port in (free_port(), standby.port, postgres_server.port)]
     await connected(stack, f"postgresql://{OWNER}@{','.join(hosts)}/{DATABASE}")
     assert "standby" in await refusal(stack, standby.url)
+
+
+async def test_a_server_that_does_not_answer_leaves_time_for_the_others(
+    stack: AsyncExitStack, postgres_server: PostgresServer
+) -> None:
+    silent = (await stack.enter_async_context(impostor(None))).split("//")[1]
+    hosts = f"{silent},127.0.0.1:{postgres_server.port}"
+    await connected(stack, f"postgresql://{OWNER}@{hosts}/{DATABASE}", limit_seconds=4)
 
 
 # Passwords
@@ -300,6 +311,10 @@ async def test_tls_with_a_certificate_of_our_own(
     signed = ("-CA", authority, "-CAkey", authority_key, "-CAcreateserial")
     openssl("x509", "-req", "-days", "2", "-in", request, *signed, "-out", certificate)
     files = {"sslcert": str(certificate), "sslkey": str(key)}
+    key.chmod(0o644)
+    with pytest.raises(fanwire.ConfigError, match=r"sslkey: .* its permissions are 0644"):
+        await connected(stack, server.url_of(OWNER, sslmode="require", **files))
+    key.chmod(0o600)
     await connected(stack, server.url_of(OWNER, sslmode="require", **files))
     text = await refusal(stack, server.url_of(OWNER, sslmode="require"))
     assert "certificate" in text

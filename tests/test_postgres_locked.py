@@ -1,6 +1,7 @@
 """An application's own transaction that has recorded for an upload, and is left open."""
 
 import asyncio
+import json
 from typing import Any
 
 import psycopg
@@ -11,7 +12,7 @@ from tests import histories
 from tests.conftest import Unique
 from tests.deadlines import bounded, until
 from tests.histories import InstanceFactory, note
-from tests.postgres_server import PostgresServer
+from tests.postgres_server import OWNER, PostgresServer
 
 make_instance = histories.make_instance
 
@@ -48,6 +49,29 @@ async def test_only_its_upload_waits(
     await watchers[0].saw(*range(1, 12))
     await until(lambda: not publisher.stats()["pending_messages"], "all is published")
     assert publisher.stats()["publish_failed"] == 0
+
+
+async def test_a_role_whose_transactions_see_nothing_later(
+    own_postgres: PostgresServer, make_instance: InstanceFactory, unique: Unique
+) -> None:
+    own_postgres.client.execute(
+        f"ALTER ROLE {OWNER} SET default_transaction_isolation = 'repeatable read'".encode()
+    )
+    upload = unique("upload")
+    instance = await make_instance(own_postgres.url)
+    publisher = instance.publisher
+    watcher = await instance.watch(upload, user="ada")
+    await instance.publish(upload, note(1))
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    for number in (2, 4):
+        with psycopg.connect(own_postgres.url) as application:
+            application.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+            record = "SELECT fanwire_publish_upload(%s, %s, 256)"
+            application.execute(record, [upload, json.dumps(note(number))])
+            publisher.publish_nowait(upload, note(number + 1))
+            await until(lambda: bool(own_postgres.rows(waits)), "the publisher waits")
+    await watcher.saw(*range(1, 6))
+    assert publisher.stats()["outages"] == 0
 
 
 async def test_who_may_record_at_last_does(

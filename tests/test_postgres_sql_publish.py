@@ -35,6 +35,7 @@ CHANNELS = [
     "é" * 32,
     "y" * 10_000,
     "fanwire",
+    "fanwire_9f86d081884c7d659a2feaa0c55ad015",
     "upload",
     "userx:1",
 ]
@@ -49,7 +50,7 @@ def test_a_channel_of_any_name(
         heard = ear.rest()
     assert {name for name, _ in heard} == {name_of(channel)}
     assert list(messages_of(heard)) == [(channel, '{"a": 1}')]
-    if len(channel.encode()) <= 63:
+    if name_of(channel) == channel:
         assert heard == [(channel, '{"a": 1}')]
 
 

@@ -121,7 +121,7 @@ def _migrate(options: argparse.Namespace) -> int:
     elif migrated.before < migrated.version:
         print(f"fanwire: brought version {migrated.before} up to date, {what}")
     else:
-        print(f"fanwire: nothing to do, {what}")
+        print(f"fanwire: up to date, {what}")
     return 0
 
 

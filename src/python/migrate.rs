@@ -66,7 +66,7 @@ fn begin(url: BrokerUrl, limit: Duration) -> Result<Waits, Error> {
     };
     let (tell, told) = sync_channel(1);
     runtime::spawn(async move {
-        let migrated = tokio::time::timeout(limit, postgres::migrate(&dsn, &url)).await;
+        let migrated = tokio::time::timeout(limit, postgres::migrate(&dsn, &url, limit)).await;
         let late = || Err(Error::Timeout { url: url.shown.clone(), after: limit });
         // Whoever waited may have been interrupted.
         drop(tell.send(migrated.unwrap_or_else(|_| late())));

@@ -1,7 +1,9 @@
 //! Opens a connection: place after place, encrypted as the URL wants it.
 
 use std::path::Path;
+use std::time::Duration;
 
+use tokio::time::{Instant, timeout};
 use tokio_postgres::config::{ChannelBinding, Config, SslMode as Encryption, TargetSessionAttrs};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Socket};
@@ -24,16 +26,31 @@ const SOCKETS: [&str; 3] = ["/run/postgresql", "/var/run/postgresql", "/tmp"];
 /// Encodings of which a message comes out as it went in.
 const ENCODINGS: [&str; 2] = ["UTF8", "SQL_ASCII"];
 
-/// Connects and authenticates. No timeout of its own: the caller has one for the whole handshake.
-pub async fn open(dsn: &Dsn, url: &BrokerUrl) -> Result<(Client, Connection), Error> {
+/// Connects and authenticates. The caller has a timeout for the whole handshake, of which each place
+/// gets an equal share: one that does not answer leaves time for the others.
+pub async fn open(
+    dsn: &Dsn,
+    url: &BrokerUrl,
+    limit: Duration,
+) -> Result<(Client, Connection), Error> {
+    let end = Instant::now() + limit;
     let mut places =
         if dsn.places.is_empty() { vec![own_server(dsn.port)] } else { dsn.places.clone() };
     if dsn.shuffle {
         shuffle(&mut places);
     }
     let mut trouble = None;
-    for place in &places {
-        match at(place, dsn, url).await {
+    for (index, place) in places.iter().enumerate() {
+        let left = u32::try_from(places.len() - index).unwrap_or(u32::MAX);
+        let attempt = at(place, dsn, url);
+        let attempt = if left == 1 {
+            attempt.await
+        } else {
+            let share = end.saturating_duration_since(Instant::now()) / left;
+            let silent = || Error::Timeout { url: url.shown.clone(), after: share };
+            timeout(share, attempt).await.unwrap_or_else(|_| Err(silent()))
+        };
+        match attempt {
             Ok(opened) => return Ok(opened),
             // Another server has the same users and passwords.
             Err(error @ Error::Refused { .. }) => return Err(error),

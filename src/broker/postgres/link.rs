@@ -37,12 +37,15 @@ pub struct Link {
     asked: Instant,
     /// Why the last statement had to wait for somebody's lock in vain.
     locked: Option<Error>,
+    /// Whether transactions of this role see what was there when they began, and nothing later: then
+    /// what is recorded needs one that is told otherwise.
+    frozen: bool,
 }
 
 impl Link {
     /// Connects and authenticates.
     pub async fn connect(dsn: &Dsn, url: &BrokerUrl, limits: &Limits) -> Result<Self, Error> {
-        let (client, connection) = connect::open(dsn, url).await?;
+        let (client, connection) = connect::open(dsn, url, limits.connect_timeout).await?;
         let driver = tokio::spawn(connection);
         let mut link = Self {
             client,
@@ -53,6 +56,7 @@ impl Link {
             broken: false,
             asked: Instant::now(),
             locked: None,
+            frozen: false,
         };
         if limits.history.is_some() {
             link.prepare().await?;
@@ -167,7 +171,11 @@ impl Link {
 
     /// A run in a transaction of its own.
     async fn alone(&mut self, run: &Run<'_>) -> Result<Result<Vec<Receipt>, Verdict>, Error> {
-        let ran = run.publish(&self.client, &self.limits, true);
+        if self.frozen && run.is_recorded() {
+            let outcome = self.together(std::slice::from_ref(run)).await?;
+            return Ok(outcome.map(|receipts| receipts.into_iter().flatten().collect()));
+        }
+        let ran = run.publish(&self.client, &self.limits);
         match tokio::time::timeout(self.limits.publish_timeout, ran).await {
             Ok(Ok(receipts)) => Ok(receipts.ok_or_else(|| self.strange())),
             Ok(Err(error)) => self.failed(&error).await.map(Err),
@@ -198,6 +206,8 @@ impl Link {
             (self.history, self.broken) = (None, true);
             return Ok(Verdict::Again);
         }
+        // Another has recorded something of the same upload meanwhile.
+        self.frozen |= cause.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE);
         if cause.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
             self.locked = Some(errors::of_losing(cause, &self.url));
             return Ok(Verdict::Behind);

@@ -13,6 +13,7 @@ use tokio_postgres::{AsyncMessage, Client, Error as Cause, Notification, SimpleQ
 use super::connect::{self, Connection};
 use super::dsn::Dsn;
 use super::frame::{self, Joiner, Malformed};
+use super::pace::Pace;
 use super::{errors, name};
 use crate::broker::gathered::Gathered;
 use crate::broker::{BATCH, Ear, Heard};
@@ -61,6 +62,7 @@ pub struct Listening {
     due: Instant,
     /// Whether nothing has come since it was asked for a sign of life.
     probing: bool,
+    pace: Pace,
     /// The channel over which a notification of our own is expected.
     pub(super) trial: Option<String>,
 }
@@ -73,7 +75,7 @@ impl Listening {
         limits: &Limits,
         patterns: &[&str],
     ) -> Result<Self, Error> {
-        let (client, connection) = connect::open(dsn, url).await?;
+        let (client, connection) = connect::open(dsn, url, limits.connect_timeout).await?;
         let mut listening = Self {
             client: Arc::new(client),
             connection,
@@ -85,6 +87,7 @@ impl Listening {
             came: Vec::with_capacity(BATCH),
             due: Instant::now() + SILENCE,
             probing: false,
+            pace: Pace::new(Instant::now()),
             trial: None,
         };
         // First, so that a session of a pool, which others get, does not go on listening.
@@ -169,13 +172,20 @@ impl Listening {
 
     /// Hands over what has come, and waits for more.
     pub async fn next(&mut self, ear: Ear<'_>) -> Result<(), Error> {
+        if let Some(until) = self.pace.until()
+            && self.asked.is_empty()
+        {
+            tokio::time::sleep_until(until).await;
+        }
         let due = self.due;
         match tokio::time::timeout_at(due, std::future::poll_fn(|context| self.poll(context))).await
         {
             Ok(came) => {
                 let answer = came?;
                 self.probing = false;
-                self.due = Instant::now() + SILENCE;
+                let now = Instant::now();
+                self.due = now + SILENCE;
+                self.pace.note(self.came.len(), now);
                 self.hand_over(ear);
                 if let Some((asked, outcome)) = answer {
                     self.answered(asked, outcome, ear)?;

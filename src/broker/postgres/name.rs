@@ -13,6 +13,8 @@ use crate::channel::Address;
 pub const SHARED: &str = "fanwire";
 /// PostgreSQL cuts longer names, and says so in a notice only.
 const LONGEST: usize = 63;
+/// How a hash's name begins.
+const HASHED: &str = "fanwire_";
 /// Bytes of a hash that its name shows.
 const SHOWN: usize = 16;
 
@@ -21,10 +23,14 @@ pub fn of(channel: &str) -> Cow<'_, str> {
     if is_shared(channel) {
         return SHARED.into();
     }
-    if (1..=LONGEST).contains(&channel.len()) && !channel.contains('\0') {
+    // What might be another's hash has one of its own.
+    let is_itself = (1..=LONGEST).contains(&channel.len())
+        && !channel.contains('\0')
+        && !channel.starts_with(HASHED);
+    if is_itself {
         return channel.into();
     }
-    let mut name = String::from("fanwire_");
+    let mut name = String::from(HASHED);
     for byte in &Sha256::digest(channel)[..SHOWN] {
         // A String takes everything.
         let _ = write!(name, "{byte:02x}");
@@ -56,6 +62,7 @@ mod tests {
         assert_eq!(of(&long), "fanwire_7ce100971f64e7001e8fe5a51973ecdf");
         assert_eq!(of(&long[1..]), &long[1..]);
         assert!(of("a\0b").starts_with("fanwire_"));
+        assert_ne!(of(&of(&long)), of(&long));
         assert_eq!(of("Ünï \"x\"; -- "), "Ünï \"x\"; -- ");
         assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
     }

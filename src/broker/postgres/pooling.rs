@@ -101,7 +101,7 @@ impl Other {
     }
 
     async fn try_begin(dsn: &Dsn, url: &BrokerUrl) -> Option<Self> {
-        let (client, connection) = connect::open(dsn, url).await.ok()?;
+        let (client, connection) = connect::open(dsn, url, SOON).await.ok()?;
         // Before anything is waited for, so that the connection ends when that takes too long.
         let mut other = Self { client, driver: tokio::spawn(connection), session: None };
         other.session = match other.client.simple_query(&format!("BEGIN; {WHO}")).await {

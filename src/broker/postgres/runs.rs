@@ -15,10 +15,9 @@ use crate::error::Error;
 use crate::message::Outgoing;
 use crate::post::Receipt;
 
-/// Nothing of a notification survives a crash, so a transaction of nothing else need not wait for the
-/// disk.
-const NOTIFY_ALONE: &str = "SELECT count(pg_notify(channel, text)) FROM \
-    set_config('synchronous_commit', 'off', true), unnest($1, $2) AS notifications(channel, text)";
+/// What is recorded is read after a lock was waited for, as it is then, whatever the role's default.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+/// A transaction of nothing else does not wait for the disk: nothing of a notification survives a crash.
 const NOTIFY: &str = "SELECT count(pg_notify(channel, text)) FROM \
     unnest($1, $2) AS notifications(channel, text)";
 
@@ -57,8 +56,8 @@ pub async fn publish(
     client: &Client,
     limits: &Limits,
 ) -> Result<Option<Vec<Vec<Receipt>>>, Cause> {
-    let mut begun = InTurn::new(client.batch_execute("BEGIN"));
-    let ran = runs.iter().map(|run| InTurn::new(run.publish(client, limits, false)));
+    let mut begun = InTurn::new(client.batch_execute(BEGIN));
+    let ran = runs.iter().map(|run| InTurn::new(run.publish(client, limits)));
     let mut ran: Vec<_> = ran.collect();
     let mut ended = InTurn::new(client.batch_execute("COMMIT"));
     std::future::poll_fn(|context| {
@@ -151,20 +150,17 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Publishes them: `alone` in a transaction of their own. A receipt for each; None if the database
-    /// answers otherwise than it should.
+    /// Publishes them. A receipt for each; None if the database answers otherwise than it should.
     pub async fn publish(
         &self,
         client: &Client,
         limits: &Limits,
-        alone: bool,
     ) -> Result<Option<Vec<Receipt>>, Cause> {
         match &self.what {
             What::Plain(Notifications { channels, texts, .. }) => {
-                let statement = if alone { NOTIFY_ALONE } else { NOTIFY };
                 let pairs: Parameters<'_> =
                     &[(channels, Type::TEXT_ARRAY), (texts, Type::TEXT_ARRAY)];
-                client.execute_typed(statement, pairs).await?;
+                client.execute_typed(NOTIFY, pairs).await?;
                 Ok(Some(vec![Receipt::default(); self.at.len()]))
             }
             What::Recorded(records) => {

@@ -1,5 +1,7 @@
 //! What fanwire keeps in a database: whether it is there, and how it gets there.
 
+use std::time::Duration;
+
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error as Cause, SimpleQueryMessage};
 
@@ -50,9 +52,9 @@ pub struct Migrated {
     pub after: i64,
 }
 
-/// Makes the tables and functions, or brings them up to date.
-pub async fn migrate(dsn: &Dsn, url: &BrokerUrl) -> Result<Migrated, Error> {
-    let (client, connection) = connect::open(dsn, url).await?;
+/// Makes the tables and functions, or brings them up to date; within `limit` it has to be connected.
+pub async fn migrate(dsn: &Dsn, url: &BrokerUrl, limit: Duration) -> Result<Migrated, Error> {
+    let (client, connection) = connect::open(dsn, url, limit).await?;
     let driver = tokio::spawn(connection);
     let migrated = run(&client, url).await;
     driver.abort();

@@ -203,7 +203,7 @@ BEGIN
 
     IF channel LIKE 'upload:%' OR channel LIKE 'user:%' THEN
       name := 'fanwire';
-    ELSIF octet_length(channel) BETWEEN 1 AND 63 THEN
+    ELSIF octet_length(channel) BETWEEN 1 AND 63 AND NOT starts_with(channel, 'fanwire_') THEN
       PERFORM fanwire_send(channel, content);
       RETURN;
     ELSE

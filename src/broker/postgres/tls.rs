@@ -62,6 +62,7 @@ pub fn config(mode: SslMode, files: &SslFiles) -> Result<ClientConfig, String> {
     match (&files.cert, &files.key) {
         (Some(cert), Some(key)) => {
             let chain = certificates("sslcert", cert)?;
+            kept_to_oneself(key)?;
             let key = PrivateKeyDer::from_pem_file(key)
                 .map_err(|error| unreadable("sslkey", key, &error))?;
             let key = ring::default_provider().key_provider.load_private_key(key);
@@ -87,6 +88,28 @@ fn certificates(name: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>,
         return Err(format!("{name}: {} holds no certificate", path.display()));
     }
     Ok(certificates)
+}
+
+/// libpq takes no key that others may read, either: 0600 or less, or 0640 if it is root's.
+#[cfg(unix)]
+fn kept_to_oneself(key: &Path) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(key).map_err(|error| unreadable("sslkey", key, &error))?;
+    let mode = metadata.mode() & 0o777;
+    let others = if metadata.uid() == 0 { 0o037 } else { 0o077 };
+    if metadata.is_file() && mode & others != 0 {
+        return Err(format!(
+            "sslkey: {} is not read, because its permissions are {mode:04o}; they must be 0600 or less, \
+             or 0640 or less if it is root's",
+            key.display()
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn kept_to_oneself(_key: &Path) -> Result<(), String> {
+    Ok(())
 }
 
 fn unreadable(name: &str, path: &Path, error: &dyn Display) -> String {

@@ -21,7 +21,7 @@ use crate::post::{LoopMailbox, Post, Reply};
 use crate::router::Router;
 use crate::stats::{ClientStats, Counter};
 use crate::supervise::{Started, Uploads};
-use crate::{publish, runtime, supervise};
+use crate::{ending, publish, runtime, supervise};
 
 /// What belongs to one process. After a fork the child starts with a fresh one; what waited in the
 /// parent's is the parent's to send.
@@ -348,6 +348,7 @@ impl Client {
                 journal: Arc::clone(&self.journal),
             };
             process.publishing = Some(runtime::spawn(publish::keep_running(job))?);
+            ending::remember(&process.outbox, &self.url.shown, &self.journal);
         }
         Ok(Arc::clone(&process.outbox))
     }

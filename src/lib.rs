@@ -21,7 +21,7 @@
 //!   |-- wishes      which channels are wanted by name, and which are confirmed
 //!   |-- coalesce, pointer   which message may take the place of an older one
 //!   |-- lanes, lane, queue   a bounded queue for each subscriber; which are ready, for each loop
-//! flush         a thread waits for what it has published
+//! flush         a thread waits for what it has published; ending: a process that ends
 //! events/       log lines and events of a daemon, queued and sent by a thread of their own
 //! protocol      what a browser may say
 //! post, mailbox what crosses from an I/O thread to an event loop, and the flag that wakes it
@@ -39,6 +39,7 @@ mod chunks;
 pub mod client;
 pub mod coalesce;
 pub mod config;
+pub mod ending;
 pub mod error;
 pub mod events;
 pub mod flush;

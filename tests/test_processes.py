@@ -173,7 +173,28 @@ def test_an_interpreter_ends_whatever_the_broker_does(own_redis: RedisServer, tr
     assert (process.returncode, output) == (0, ""), errors
     assert "panicked" not in errors and "atal" not in errors
     if trouble == "still":
-        assert errors == ""
+        assert errors.splitlines() == [
+            f"fanwire: {own_redis.url}: the interpreter ends before 1 messages could be published"
+        ]
+
+
+@pytest.mark.parametrize("whose", ["own", "fork", "spawn", "forkserver"])
+def test_what_waits_at_the_end_goes_out(redis_server: RedisServer, whose: str) -> None:
+    tap = Tap(redis_server)
+    assert output_of("exit_publishing", redis_server.url, "2000", whose) == []
+    assert tap.texts() == [str(n) for n in range(2000)]
+
+
+@pytest.mark.parametrize("whose", ["own", "fork"])
+def test_what_is_left_at_the_end_is_told(own_redis: RedisServer, whose: str) -> None:
+    own_redis.kill()
+    done = run_program("exit_publishing", own_redis.url, "20", whose)
+    assert done.returncode == 0, done.stderr
+    first, last = done.stderr.splitlines()
+    assert "publishing fails, messages wait until this ends" in first
+    # Of progress and the like only the newest would wait; these are nothing of the kind.
+    text = f"{own_redis.url}: the interpreter ends before 20 messages could be published"
+    assert last == f"fanwire: {text}"
 
 
 def test_before_and_after_initialisation() -> None:

@@ -1,4 +1,4 @@
-//! The end of a process: what waits in event publishers has half a second to go out.
+//! The end of a process: what waits to be published has half a second to go out.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,8 +8,7 @@ use pyo3::types::PyModule;
 
 use super::event_publisher::Busy;
 use super::{leaving, logging};
-use crate::events::Ending;
-use crate::runtime;
+use crate::{ending, events, runtime};
 
 /// For the messages of all publishers together.
 const LIMIT: Duration = Duration::from_millis(500);
@@ -22,15 +21,19 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 
 /// Not every process ends with `atexit`, and a fork empties the hooks of others: so this is called by the
 /// first publisher that is used in a process.
-pub fn register_in_process(py: Python<'_>) -> PyResult<()> {
+pub fn register_in_process(py: Python<'_>) {
     /// One more than the fork generation in which it was called last.
     static CALLED: AtomicU64 = AtomicU64::new(0);
     let now = runtime::generation() + 1;
-    if CALLED.swap(now, Ordering::Relaxed) == now {
-        return Ok(());
+    if CALLED.load(Ordering::Relaxed) == now {
+        return;
     }
-    let hook = wrap_pyfunction!(at_exit, py)?;
-    py.import("fanwire._children")?.call_method1("call_at_the_end", (hook,)).map(drop)
+    CALLED.store(now, Ordering::Relaxed);
+    let registered = wrap_pyfunction!(at_exit, py)
+        .and_then(|hook| py.import("fanwire._children")?.call_method1("call_at_the_end", (hook,)));
+    if let Err(error) = registered {
+        error.write_unraisable(py, None);
+    }
 }
 
 /// Waits for what waits in any publisher; all calls of a process together take no longer than allowed.
@@ -41,8 +44,16 @@ fn at_exit(py: Python<'_>) {
     leaving::end(py);
     let begun = Instant::now();
     let spent = Duration::from_millis(SPENT_MILLIS.load(Ordering::Relaxed));
-    for mut publisher in Ending::all() {
-        let left = LIMIT.saturating_sub(spent + begun.elapsed());
+    let left = || LIMIT.saturating_sub(spent + begun.elapsed());
+    for outbox in ending::Ending::all() {
+        let left = left();
+        if !py.detach(|| outbox.wait(left)) {
+            outbox.tell();
+        }
+        logging::drain(py, outbox.journal());
+    }
+    for mut publisher in events::Ending::all() {
+        let left = left();
         if !py.detach(|| publisher.wait(left)) {
             publisher.tell();
         }

@@ -9,7 +9,6 @@ use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyString};
 
 use super::answer::Answer;
-use super::bridge;
 use super::errors::{self, Doing};
 use super::logging;
 use super::operation::{Operation, Step};
@@ -17,6 +16,7 @@ use super::options;
 use super::sessions::SessionsState;
 use super::states::{self, Watcher};
 use super::topics::{self, SessionOptions};
+use super::{at_exit, bridge};
 use crate::client::Client;
 use crate::coalesce::Coalescer;
 use crate::config::{BrokerUrl, Limits, OutageLimits, Target, mask};
@@ -242,6 +242,7 @@ pub fn publish(
     receipt: bool,
 ) -> PyResult<Py<Answer>> {
     let doing = if client.is_strict() { Doing::Publishing } else { Doing::Tolerating };
+    at_exit::register_in_process(py);
     let bridge = bridge::running(py)?;
     let (answer, token) = bridge.wait(py, doing)?;
     if receipt {

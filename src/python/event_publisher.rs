@@ -80,7 +80,7 @@ impl Inner {
         let pushed = self.publisher.push(kind, payload);
         let pushed = pushed.map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
         if pushed.began {
-            unraisable(py, at_exit::register_in_process(py));
+            at_exit::register_in_process(py);
         }
         if pushed.overflowed {
             unraisable(py, utc_offset(py).map(|seconds| self.publisher.set_utc_offset(seconds)));

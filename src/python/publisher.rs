@@ -9,6 +9,7 @@ use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::answer::Answer;
+use super::at_exit;
 use super::broker::{Broker, BrokerOptions, Takes, publish};
 use super::connections::ManagerState;
 use super::encode;
@@ -122,6 +123,7 @@ impl UploadProgressPublisher {
     fn nowait(py: Python<'_>, client: &Arc<Client>, outgoing: Outgoing) -> bool {
         // Whoever only ever calls this has no event loop that would log an outage for it.
         logging::drain(py, &client.journal);
+        at_exit::register_in_process(py);
         client.publish_nowait(outgoing).is_ok()
     }
 }

@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ settings.register_profile(
     "fanwire", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("fanwire")
+
+# A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # PyView says which Pythons it is for.
 collect_ignore_glob = [] if importlib.util.find_spec("pyview") else ["test_pyview_*.py"]

@@ -13,7 +13,6 @@ use tokio_postgres::{AsyncMessage, Client, Error as Cause, Notification, SimpleQ
 use super::connect::{self, Connection};
 use super::dsn::Dsn;
 use super::frame::{self, Joiner, Malformed};
-use super::pace::Pace;
 use super::{errors, name};
 use crate::broker::gathered::Gathered;
 use crate::broker::{BATCH, Ear, Heard};
@@ -62,7 +61,6 @@ pub struct Listening {
     due: Instant,
     /// Whether nothing has come since it was asked for a sign of life.
     probing: bool,
-    pace: Pace,
     /// The channel over which a notification of our own is expected.
     pub(super) trial: Option<String>,
 }
@@ -87,7 +85,6 @@ impl Listening {
             came: Vec::with_capacity(BATCH),
             due: Instant::now() + SILENCE,
             probing: false,
-            pace: Pace::new(Instant::now()),
             trial: None,
         };
         // First, so that a session of a pool, which others get, does not go on listening.
@@ -172,20 +169,13 @@ impl Listening {
 
     /// Hands over what has come, and waits for more.
     pub async fn next(&mut self, ear: Ear<'_>) -> Result<(), Error> {
-        if let Some(until) = self.pace.until()
-            && self.asked.is_empty()
-        {
-            tokio::time::sleep_until(until).await;
-        }
         let due = self.due;
         match tokio::time::timeout_at(due, std::future::poll_fn(|context| self.poll(context))).await
         {
             Ok(came) => {
                 let answer = came?;
                 self.probing = false;
-                let now = Instant::now();
-                self.due = now + SILENCE;
-                self.pace.note(self.came.len(), now);
+                self.due = Instant::now() + SILENCE;
                 self.hand_over(ear);
                 if let Some((asked, outcome)) = answer {
                     self.answered(asked, outcome, ear)?;

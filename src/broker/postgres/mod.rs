@@ -8,7 +8,6 @@
 //!   |-- schema      whether these are there, and how they get there
 //! listening     hears: one connection that says LISTEN
 //!   |-- pooling     whether that connection has a session of its own
-//!   |-- pace        how often it is read
 //! frame         what a notification carries; name: which notification channel it goes over
 //! connect       opens a connection: dsn, place, passfile, tls
 //! errors        the crate's errors in the words of ours
@@ -26,7 +25,6 @@ mod history;
 mod link;
 mod listening;
 mod name;
-mod pace;
 mod passfile;
 mod place;
 mod pooling;

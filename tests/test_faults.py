@@ -60,7 +60,7 @@ async def test_nothing_is_lost_or_it_is_told(worlds: Worlds, seed: int) -> None:
     # Something happened, or the verdict would be about nothing.
     assert outcome.injected.total() > 0
     assert outcome.ledger.accepted > 200
-    assert outcome.verdict.delivered > 2_000
+    assert outcome.verdict.delivered > 500
     kinds = {fault.kind for fault in plan.faults}
     bites = {what for kind, what in BITES.items() if kind in kinds}
     assert {what for what in bites if not outcome.effects[what]} == set()
@@ -73,7 +73,7 @@ async def test_the_same_over_memory() -> None:
         outcome = await run(world, plan)
     assert not outcome.failed, outcome.report()
     assert outcome.effects["received while a loop stood still"] > 0
-    assert outcome.verdict.delivered > 2_000
+    assert outcome.verdict.delivered > 500
 
 
 def test_the_short_form_has_every_kind_of_fault() -> None:

@@ -246,6 +246,23 @@ impl Router {
         unread.clear(); // without the lock: a message may be an object of Python's
     }
 
+    /// Ends the turns of lanes before they began. What was taken goes back, and the loop is to be told.
+    pub fn put_back_turns(
+        &self,
+        mailbox: &Arc<LoopMailbox>,
+        taken: impl IntoIterator<Item = (LaneId, Entry)>,
+    ) {
+        let mut inner = self.inner.lock();
+        let mut unread = Vec::new();
+        for (id, entry) in taken {
+            unread.extend(inner.end_turn_with(id, Some(entry)));
+        }
+        inner.lanes.abandon(mailbox);
+        drop(inner);
+        self.stats.dropped.add(unread.len() as u64);
+        drop(unread); // without the lock: a message may be an object of Python's
+    }
+
     /// The name of a lane's session.
     pub fn session_of(&self, id: LaneId) -> Option<String> {
         let mut inner = self.inner.lock();

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import logging
+import time
 from typing import Any, Literal
 
 import pytest
@@ -116,6 +117,83 @@ async def test_a_handler_that_cancels_its_own_task(backend: Backend, ordering: O
     assert await odd.received(3) == [0, 2, 3]
     assert await healthy.received(4) == [0, 1, 2, 3]
     await until_figures(instance, queued_messages=0)
+
+
+@every_kind
+async def test_a_handler_that_cancels_its_own_task_and_returns(backend: Backend) -> None:
+    """One Task runs the handlers of many sessions: this is not for the others to suffer."""
+    instance, healthy = await backend.started(), [Recorder(f"healthy {n}") for n in range(10)]
+
+    async def cancel(topic: str, message: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    def wait_first(recorder: Recorder) -> pubsub.Handler:
+        async def handle(topic: str, message: Any) -> None:
+            await asyncio.sleep(0)
+            await recorder(topic, message)
+
+        return handle
+
+    for n, recorder in enumerate(healthy):
+        await instance.subscribe_topic(f"odd {n}", "t", cancel)
+        await instance.subscribe_topic(recorder.name, "t", wait_first(recorder))
+    for n in range(4):
+        await instance.broadcast("t", n)
+    for recorder in healthy:
+        assert await recorder.received(4) == [0, 1, 2, 3]
+    await until_figures(instance, queued_messages=0, delivered=80, handler_failed=0)
+
+
+@every_kind
+async def test_tasks_are_cancelled_between_the_handlers_of_two_sessions(backend: Backend) -> None:
+    instance, recorders = await backend.started(), [Recorder(f"s{n}") for n in range(20)]
+    event_loop, mine = asyncio.get_running_loop(), asyncio.current_task()
+    cancelled: list[asyncio.Task[Any]] = []
+
+    def cancel_all() -> None:
+        for task in asyncio.all_tasks():
+            if task is not mine:
+                task.cancel()
+                cancelled.append(task)
+
+    def busy(recorder: Recorder) -> pubsub.Handler:
+        async def handle(topic: str, message: Any) -> None:
+            if not cancelled:
+                event_loop.call_soon(cancel_all)
+            time.sleep(0.002)  # noqa: ASYNC251 - longer than handlers run at a stretch
+            await recorder(topic, message)
+
+        return handle
+
+    for recorder in recorders:
+        await instance.subscribe_topic(recorder.name, "t", busy(recorder))
+    for n in range(3):
+        await instance.broadcast("t", n)
+    for recorder in recorders:
+        assert await recorder.received(3) == [0, 1, 2]
+    assert cancelled
+    await until_figures(instance, queued_messages=0, delivered=60, handler_failed=0)
+
+
+@every_kind
+async def test_handlers_that_do_not_wait_share_a_task(backend: Backend) -> None:
+    instance, tasks = await backend.started(), set[asyncio.Task[Any] | None]()
+    recorder = Recorder()
+
+    async def handle(topic: str, message: Any) -> None:
+        assert variable.get() == "of the test"
+        tasks.add(asyncio.current_task())
+        await recorder(topic, message)
+
+    variable.set("of the test")
+    for n in range(100):
+        await instance.subscribe_topic(f"s{n}", "t", handle)
+    await instance.broadcast("t", 1)
+    await recorder.received(100)
+    assert len(tasks) == 1 and None not in tasks
+    await until_figures(instance, handler_failed=0)
 
 
 @every_kind

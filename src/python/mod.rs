@@ -35,10 +35,12 @@ mod scalars;
 mod sessions;
 mod slot;
 mod states;
+mod steps;
 mod topics;
 mod turns;
 mod views;
 mod waiting;
+mod walk;
 
 use pyo3::prelude::*;
 

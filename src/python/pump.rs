@@ -9,17 +9,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-use pyo3::exceptions::{PyException, PyRuntimeError, PyStopIteration};
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::bridge::Bridge;
 use super::connections::ManagerState;
-use super::coroutine::{awaitable, cancelled_error, current_task, progress, throw, thrown};
+use super::coroutine::{awaitable, cancelled_error, current_task, progress, throw};
 use super::ffi;
 use super::once::intern;
 use super::pumps::{Deadlines, place};
+use super::steps::{Coroutine, Resume, Steps};
 use crate::lane::{Entry, LaneId};
 use crate::message::Payload;
 
@@ -55,7 +55,7 @@ fn spawn(
         now: Instant::now(),
         retired: false,
     };
-    let pump = Pump { work: Mutex::new(Some(Box::new(work))) };
+    let pump = Coroutine::new("pump", work);
     bridge.event_loop(py)?.call_method1(intern!(py, "create_task"), (pump,))?;
     Ok(())
 }
@@ -87,11 +87,6 @@ struct Work {
     retired: bool,
 }
 
-enum Resume<'py> {
-    Send(Bound<'py, PyAny>),
-    Throw(PyErr),
-}
-
 /// Where a send stands.
 enum Sent {
     Suspended { awaiting: Py<PyAny>, yielded: Py<PyAny> },
@@ -99,56 +94,6 @@ enum Sent {
 }
 
 impl Work {
-    /// Runs until something is to be yielded (`Some`) or all lanes are empty (`None`).
-    fn run(&mut self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
-        if let Some(yielded) = self.resume(py, resume)? {
-            return Ok(Some(yielded));
-        }
-        if self.retired {
-            return Ok(None);
-        }
-        let none = py.None().into_bound(py);
-        let began = Instant::now();
-        self.now = began;
-        let mut until_look = LOOK_EVERY;
-        loop {
-            let Some((lane, entry)) = self.batch.pop_front() else {
-                self.flush();
-                let mut taken = Vec::new();
-                self.state.router.take(
-                    &self.bridge.mailbox,
-                    &mut self.done,
-                    LANES_AT_ONCE,
-                    &mut taken,
-                );
-                if taken.is_empty() {
-                    return Ok(None);
-                }
-                self.batch = taken.into();
-                continue;
-            };
-            match self.send(&none, lane, &entry) {
-                Sent::Ended(result) => {
-                    drop(entry);
-                    self.ended(py, lane, result, false)?;
-                }
-                Sent::Suspended { awaiting, yielded } => {
-                    self.current = Some(Current { lane, _entry: entry, awaiting });
-                    self.stay_with(py, lane)?;
-                    return Ok(Some(yielded));
-                }
-            }
-            until_look -= 1;
-            if until_look == 0 {
-                until_look = LOOK_EVERY;
-                self.now = Instant::now();
-                if self.now - began >= self.state.options.time_slice {
-                    return Ok(Some(py.None()));
-                }
-            }
-        }
-    }
-
     /// Goes on with the send that had suspended, if any.
     fn resume(&mut self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
         let Some(current) = self.current.take() else {
@@ -273,6 +218,58 @@ impl Work {
     }
 }
 
+impl Steps for Work {
+    /// Over when all lanes are empty.
+    fn step(&mut self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
+        if let Some(yielded) = self.resume(py, resume)? {
+            return Ok(Some(yielded));
+        }
+        if self.retired {
+            return Ok(None);
+        }
+        let none = py.None().into_bound(py);
+        let began = Instant::now();
+        self.now = began;
+        let mut until_look = LOOK_EVERY;
+        loop {
+            let Some((lane, entry)) = self.batch.pop_front() else {
+                self.flush();
+                let mut taken = Vec::new();
+                self.state.router.take(
+                    &self.bridge.mailbox,
+                    &mut self.done,
+                    LANES_AT_ONCE,
+                    &mut taken,
+                );
+                if taken.is_empty() {
+                    return Ok(None);
+                }
+                self.batch = taken.into();
+                continue;
+            };
+            match self.send(&none, lane, &entry) {
+                Sent::Ended(result) => {
+                    drop(entry);
+                    self.ended(py, lane, result, false)?;
+                }
+                Sent::Suspended { awaiting, yielded } => {
+                    self.current = Some(Current { lane, _entry: entry, awaiting });
+                    self.stay_with(py, lane)?;
+                    return Ok(Some(yielded));
+                }
+            }
+            until_look -= 1;
+            if until_look == 0 {
+                until_look = LOOK_EVERY;
+                self.now = Instant::now();
+                if self.now - began >= self.state.options.time_slice {
+                    return Ok(Some(py.None()));
+                }
+            }
+        }
+    }
+}
+
 impl Drop for Work {
     /// What was taken and not sent goes back, in order. Another pump takes it over a moment later,
     /// not at once: a loop that cancels all its Tasks is most often about to be closed.
@@ -317,73 +314,5 @@ struct Retell {
 impl Retell {
     fn __call__(&self) {
         self.state.router.retell();
-    }
-}
-
-/// The coroutine that asyncio runs as a Task.
-#[pyclass(frozen, module = "fanwire._core", name = "_Pump")]
-pub struct Pump {
-    /// Taken out while it runs.
-    work: Mutex<Option<Box<Work>>>,
-}
-
-impl Pump {
-    fn resume(&self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
-        let Some(mut work) = self.work.lock().take() else {
-            return Err(PyRuntimeError::new_err("the pump has ended, or runs already"));
-        };
-        let yielded = work.run(py, resume)?;
-        if yielded.is_some() {
-            *self.work.lock() = Some(work);
-        }
-        Ok(yielded)
-    }
-}
-
-#[allow(clippy::unused_self)] // a Python object's methods have one
-#[pymethods]
-impl Pump {
-    fn __await__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __iter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        self.resume(py, Resume::Send(py.None().into_bound(py)))
-    }
-
-    fn send(&self, value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        self.resume(value.py(), Resume::Send(value.clone()))?
-            .ok_or_else(|| PyStopIteration::new_err(()))
-    }
-
-    #[pyo3(signature = (exception, value=None, traceback=None, /))]
-    fn throw(
-        &self,
-        exception: Bound<'_, PyAny>,
-        value: Option<Bound<'_, PyAny>>,
-        traceback: Option<Bound<'_, PyAny>>,
-    ) -> PyResult<Py<PyAny>> {
-        let py = exception.py();
-        let error = thrown(exception, value, traceback)?;
-        self.resume(py, Resume::Throw(error))?.ok_or_else(|| PyStopIteration::new_err(()))
-    }
-
-    fn close(&self) {
-        let work = self.work.lock().take();
-        drop(work);
-    }
-
-    #[getter]
-    fn __name__(&self) -> &'static str {
-        "pump"
-    }
-
-    #[getter]
-    fn __qualname__(&self) -> &'static str {
-        "fanwire.pump"
     }
 }

@@ -1,8 +1,8 @@
 //! The handlers of sessions.
 //!
 //! The core knows a subscription by number; the handlers stand in a slab indexed by that number,
-//! touched by attached threads only. When a session's lane is ready it gets a turn: one Task, in the
-//! context of the subscriber, that runs the session's handlers one after another until nothing waits.
+//! touched by attached threads only. When a session's lane is ready it gets a turn, in the context of
+//! the subscriber, that runs the session's handlers one after another until nothing waits.
 //! No lock here is held while Python runs.
 
 use std::sync::atomic::Ordering;
@@ -10,7 +10,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
@@ -20,7 +19,8 @@ use super::callbacks;
 use super::decode::Parsed;
 use super::logging;
 use super::once::{Once, intern};
-use super::turns::{Begin, LoopTurns, Turn};
+use super::turns::{Begin, LoopTurns, turn};
+use super::walk;
 use crate::journal::Level;
 use crate::lane::{Entry, LaneId};
 use crate::lanes::Notice;
@@ -40,8 +40,6 @@ pub struct Handler {
     pub topic: Py<PyString>,
     /// The `contextvars` context of the subscriber.
     pub context: Py<PyAny>,
-    /// The keyword arguments of `create_task` that say so.
-    options: Py<PyDict>,
 }
 
 /// How sessions are treated, beside what the router sees to.
@@ -99,15 +97,11 @@ impl SessionsState {
         let context = COPY.import(py, "contextvars", "copy_context")?.call0()?;
         // Subscriptions of one context share it, so that their messages share a turn.
         let known = self.router.subscription_of(session_id).and_then(|id| self.handler(py, id));
-        let (context, options) = match known {
-            Some(known) if context.eq(&known.context)? => (known.context, known.options),
-            _ => {
-                let options = PyDict::new(py);
-                options.set_item(intern!(py, "context"), &context)?;
-                (context.unbind(), options.unbind())
-            }
+        let context = match known {
+            Some(known) if context.eq(&known.context)? => known.context,
+            _ => context.unbind(),
         };
-        let fresh = Handler { call: handler, topic: topic.clone().unbind(), context, options };
+        let fresh = Handler { call: handler, topic: topic.clone().unbind(), context };
         let mut old = None;
         self.router.subscribe_topic(session_id, topic.to_str()?, &bridge.mailbox, |id| {
             let mut handlers = self.handlers.lock();
@@ -156,7 +150,6 @@ impl SessionsState {
         for (_, handler) in handlers.iter().flatten() {
             visit.call(&handler.call)?;
             visit.call(&handler.context)?;
-            visit.call(&handler.options)?;
         }
         visit.call(slf.options.on_drop.as_ref())
     }
@@ -198,15 +191,16 @@ impl SessionsState {
             call: handler.call.clone_ref(py),
             topic: handler.topic.clone_ref(py),
             context: handler.context.clone_ref(py),
-            options: handler.options.clone_ref(py),
         })
     }
 
-    fn turns_on(&self, bridge: &Arc<Bridge>) -> Arc<LoopTurns> {
+    /// The turns of these sessions on a loop.
+    pub fn turns_on(&self, bridge: &Arc<Bridge>) -> Arc<LoopTurns> {
         bridge.turns_of(std::ptr::from_ref(self) as usize)
     }
 
-    /// Begins the turns of lanes that are ready on a loop.
+    /// Begins the turns of lanes that are ready on a loop, each a Task of its own: a handler for each
+    /// message.
     pub fn begin(self: &Arc<Self>, py: Python<'_>, bridge: &Arc<Bridge>) -> PyResult<()> {
         let taken = self.router.begin_turns(&bridge.mailbox, TURNS_AT_ONCE);
         if taken.is_empty() {
@@ -217,34 +211,16 @@ impl SessionsState {
         let create_task = event_loop.getattr(intern!(py, "create_task"))?;
         for (lane, entry) in taken {
             let Some((entry, handler)) = self.live(py, lane, entry) else { continue };
-            let turn = Turn::new(py, self, bridge, &turns, (lane, entry), &handler);
-            let turn = Bound::new(py, turn)?;
-            if let Err(error) = self.make_task(&create_task, &turn, &handler) {
+            let turn = Bound::new(py, turn(py, self, bridge, &turns, (lane, entry), &handler))?;
+            // In a copy of the subscriber's context, for others are under way.
+            let made = handler.context.call_method1(py, intern!(py, "run"), (&create_task, &turn));
+            if let Err(error) = made {
                 turn.get().give_up();
                 error.write_unraisable(py, Some(&event_loop));
             }
         }
         let begin = Begin { state: Arc::clone(self), bridge: Arc::clone(bridge) };
         event_loop.call_method1(intern!(py, "call_soon"), (begin,)).map(drop)
-    }
-
-    /// Has a turn run in the context of its subscriber: in that context itself, so that what a handler
-    /// sets is there for the next; in a copy where handlers run side by side, and where the loop's task
-    /// factory takes no context.
-    fn make_task(
-        &self,
-        create_task: &Bound<'_, PyAny>,
-        turn: &Bound<'_, Turn>,
-        handler: &Handler,
-    ) -> PyResult<()> {
-        let py = turn.py();
-        if !self.options.concurrent {
-            match create_task.call((turn,), Some(handler.options.bind(py))) {
-                Err(error) if error.is_instance_of::<PyTypeError>(py) => {}
-                made => return made.map(drop),
-            }
-        }
-        handler.context.call_method1(py, intern!(py, "run"), (create_task, turn)).map(drop)
     }
 
     /// Counts a message that has no form in Python, and says so, but not all the time.
@@ -259,7 +235,7 @@ impl SessionsState {
 
     /// A message that somebody still listens to, beginning with `entry`, and its handler; None when
     /// there is none, and the lane's turn is over.
-    fn live(&self, py: Python<'_>, lane: LaneId, entry: Entry) -> Option<(Entry, Handler)> {
+    pub fn live(&self, py: Python<'_>, lane: LaneId, entry: Entry) -> Option<(Entry, Handler)> {
         let mut next = Some(entry);
         while let Some(entry) = next {
             if let Some(handler) = entry.subscription.and_then(|id| self.handler(py, id)) {
@@ -333,7 +309,7 @@ fn is_due(told: &Mutex<Option<Instant>>) -> bool {
 pub fn on_ready(py: Python<'_>, state: &Arc<SessionsState>, bridge: &Arc<Bridge>) -> PyResult<()> {
     state.router.stats.wakeups.add(1);
     state.heed(py, bridge);
-    state.begin(py, bridge)
+    if state.options.concurrent { state.begin(py, bridge) } else { walk::start(py, state, bridge) }
 }
 
 /// What the loop calls at the end of a turn in which subscriptions changed.

@@ -1,4 +1,4 @@
-//! A session's turn: the Task in which its handlers run, one after another.
+//! A session's turn, in which its handlers run, one after another. `walk.rs` begins it.
 //!
 //! Turns of a loop share its time. One whose handler waits is held by [`LoopTurns`], because
 //! asyncio keeps only weak references to Tasks.
@@ -8,15 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyException, PyRuntimeError, PyStopIteration};
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use slab::Slab;
 
 use super::bridge::Bridge;
-use super::coroutine::{awaitable, cancelled_error, current_task, progress, throw, thrown};
+use super::coroutine::{awaitable, cancelled_error, current_task, progress, throw};
 use super::once::intern;
 use super::sessions::{Handler, SessionsState};
+use super::steps::{Coroutine, Resume, Steps};
 use super::{ffi, logging};
 use crate::lane::{Entry, LaneId};
 use crate::router::Router;
@@ -81,33 +82,7 @@ enum Next {
     Over,
 }
 
-enum Resume<'py> {
-    Send(Bound<'py, PyAny>),
-    Throw(PyErr),
-}
-
 impl Work {
-    /// Runs until something is to be yielded (`Some`) or nothing waits for the session (`None`).
-    fn run(&mut self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
-        if let Some(yielded) = self.resume(py, resume)? {
-            return Ok(Some(yielded));
-        }
-        let none = py.None().into_bound(py);
-        loop {
-            let (entry, handler) = match self.take(py) {
-                Next::Call(entry, handler) => (entry, handler),
-                Next::Yield => {
-                    self.began = None;
-                    return Ok(Some(py.None()));
-                }
-                Next::Over => return Ok(None),
-            };
-            if let Some(yielded) = self.call(&none, &entry, handler)? {
-                return Ok(Some(yielded));
-            }
-        }
-    }
-
     /// Goes on with the handler that waits, if any.
     fn resume(&mut self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
         let Some(current) = self.current.take() else {
@@ -249,6 +224,29 @@ impl Work {
     }
 }
 
+impl Steps for Work {
+    /// Over when nothing waits for the session.
+    fn step(&mut self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
+        if let Some(yielded) = self.resume(py, resume)? {
+            return Ok(Some(yielded));
+        }
+        let none = py.None().into_bound(py);
+        loop {
+            let (entry, handler) = match self.take(py) {
+                Next::Call(entry, handler) => (entry, handler),
+                Next::Yield => {
+                    self.began = None;
+                    return Ok(Some(py.None()));
+                }
+                Next::Over => return Ok(None),
+            };
+            if let Some(yielded) = self.call(&none, &entry, handler)? {
+                return Ok(Some(yielded));
+            }
+        }
+    }
+}
+
 impl Drop for Work {
     /// What was taken and not handled goes back. A turn that was cut short is taken up again a moment
     /// later.
@@ -269,124 +267,56 @@ impl Drop for Work {
             router.retell();
             return;
         }
-        let retell = Retell { router: Arc::clone(router) };
-        Python::try_attach(|py| {
-            let raised = PyErr::take(py);
-            let later = self.bridge.event_loop(py).and_then(|event_loop| {
-                event_loop.call_method1(intern!(py, "call_later"), (TAKE_OVER_AFTER, retell))
-            });
-            if later.is_err() {
-                router.retell();
-            }
-            if let Some(raised) = raised {
-                raised.restore(py);
-            }
+        retell_later(&self.bridge, router);
+    }
+}
+
+/// Has the loop told a moment later that something is left to do. An error that is being raised stays so.
+pub fn retell_later(bridge: &Arc<Bridge>, router: &Arc<Router>) {
+    let retell = Retell { router: Arc::clone(router) };
+    Python::try_attach(|py| {
+        let raised = PyErr::take(py);
+        let later = bridge.event_loop(py).and_then(|event_loop| {
+            event_loop.call_method1(intern!(py, "call_later"), (TAKE_OVER_AFTER, retell))
         });
-    }
-}
-
-/// The coroutine that asyncio runs as a session's Task.
-#[pyclass(frozen, module = "fanwire._core", name = "_Turn")]
-pub struct Turn {
-    /// Taken out while it runs.
-    work: Mutex<Option<Box<Work>>>,
-}
-
-impl Turn {
-    /// A turn that begins with a message.
-    pub fn new(
-        py: Python<'_>,
-        state: &Arc<SessionsState>,
-        bridge: &Arc<Bridge>,
-        turns: &Arc<LoopTurns>,
-        (lane, entry): (LaneId, Entry),
-        handler: &Handler,
-    ) -> Self {
-        let over = state.options.concurrent;
-        turns.under_way.fetch_add(1, Ordering::Relaxed);
-        let work = Work {
-            state: Arc::clone(state),
-            bridge: Arc::clone(bridge),
-            turns: Arc::clone(turns),
-            lane,
-            context: handler.context.clone_ref(py),
-            next: Some(entry),
-            current: None,
-            held: None,
-            began: None,
-            switches: false,
-            over,
-        };
-        if over {
-            // A turn of one message: the lane is ready for the next.
-            state.router.end_turn(&bridge.mailbox, lane, None);
+        if later.is_err() {
+            router.retell();
         }
-        Self { work: Mutex::new(Some(Box::new(work))) }
-    }
-
-    /// Gives the lane back: there is no Task.
-    pub fn give_up(&self) {
-        let work = self.work.lock().take();
-        drop(work); // without the lock
-    }
-
-    fn resume(&self, py: Python<'_>, resume: Resume<'_>) -> PyResult<Option<Py<PyAny>>> {
-        let Some(mut work) = self.work.lock().take() else {
-            return Err(PyRuntimeError::new_err("the turn has ended, or is under way"));
-        };
-        let yielded = work.run(py, resume)?;
-        if yielded.is_some() {
-            *self.work.lock() = Some(work);
+        if let Some(raised) = raised {
+            raised.restore(py);
         }
-        Ok(yielded)
-    }
+    });
 }
 
-#[allow(clippy::unused_self)] // a Python object's methods have one
-#[pymethods]
-impl Turn {
-    fn __await__(slf: Py<Self>) -> Py<Self> {
-        slf
+/// A turn that begins with a message.
+pub fn turn(
+    py: Python<'_>,
+    state: &Arc<SessionsState>,
+    bridge: &Arc<Bridge>,
+    turns: &Arc<LoopTurns>,
+    (lane, entry): (LaneId, Entry),
+    handler: &Handler,
+) -> Coroutine {
+    let over = state.options.concurrent;
+    turns.under_way.fetch_add(1, Ordering::Relaxed);
+    let work = Work {
+        state: Arc::clone(state),
+        bridge: Arc::clone(bridge),
+        turns: Arc::clone(turns),
+        lane,
+        context: handler.context.clone_ref(py),
+        next: Some(entry),
+        current: None,
+        held: None,
+        began: None,
+        switches: false,
+        over,
+    };
+    if over {
+        // A turn of one message: the lane is ready for the next.
+        state.router.end_turn(&bridge.mailbox, lane, None);
     }
-
-    fn __iter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        self.resume(py, Resume::Send(py.None().into_bound(py)))
-    }
-
-    fn send(&self, value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        self.resume(value.py(), Resume::Send(value.clone()))?
-            .ok_or_else(|| PyStopIteration::new_err(()))
-    }
-
-    #[pyo3(signature = (exception, value=None, traceback=None, /))]
-    fn throw(
-        &self,
-        exception: Bound<'_, PyAny>,
-        value: Option<Bound<'_, PyAny>>,
-        traceback: Option<Bound<'_, PyAny>>,
-    ) -> PyResult<Py<PyAny>> {
-        let py = exception.py();
-        let error = thrown(exception, value, traceback)?;
-        self.resume(py, Resume::Throw(error))?.ok_or_else(|| PyStopIteration::new_err(()))
-    }
-
-    fn close(&self) {
-        self.give_up();
-    }
-
-    #[getter]
-    fn __name__(&self) -> &'static str {
-        "turn"
-    }
-
-    #[getter]
-    fn __qualname__(&self) -> &'static str {
-        "fanwire.turn"
-    }
+    Coroutine::new("turn", work)
 }
 
 /// What the loop calls to begin more turns.

@@ -9,6 +9,7 @@
 //!   |-- supervise   the listener's task: connect, read, route, reconnect; probe: is it deaf
 //!   |-- reading     the listener's second connection: what recovery wants read of the past
 //!   |-- publish     the publisher's task: outbox -> broker -> replies
+//!   |-- latest      the newest offsets that a publisher knows of
 //!   |-- outbox      what waits to be published; backlog: what waits for the broker to come back
 //!   |-- recording   what is recorded of an upload
 //!   |-- broker/     one contract; gathered: what was heard; memory/{mod,history},
@@ -49,6 +50,7 @@ pub(crate) mod index_set;
 pub mod journal;
 pub mod lane;
 pub mod lanes;
+pub mod latest;
 pub mod mailbox;
 pub mod message;
 mod name;

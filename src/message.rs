@@ -194,6 +194,8 @@ pub struct Record {
     pub key: Option<Box<str>>,
     /// Not published unless newer than the newest of the upload.
     pub version: Option<u64>,
+    /// What the upload's history has to reach, or else it is one of the past and begins anew.
+    pub expected: Option<Position>,
 }
 
 impl Record {
@@ -207,6 +209,7 @@ impl Record {
             unclear: false,
             key: None,
             version: None,
+            expected: None,
         }
     }
 }

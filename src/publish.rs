@@ -16,6 +16,7 @@ use crate::broker::{Link, Verdict};
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
 use crate::journal::{Journal, Level};
+use crate::latest::Latest;
 use crate::message::Outgoing;
 use crate::outbox::{Item, Outbox};
 use crate::post::{LoopMailbox, Outcome, Post, Receipt, Reply, Status};
@@ -68,6 +69,7 @@ async fn run(job: &Job) {
         link: None,
         source: runtime::random().get(),
         sent: 0,
+        latest: Latest::default(),
         began: Instant::now(),
         attempt: 0,
         rest_until: None,
@@ -120,6 +122,8 @@ struct Sender {
     source: u64,
     /// The number of the last recorded message: microseconds since `began`, or one more than before.
     sent: u64,
+    /// What the broker has said of uploads.
+    latest: Latest,
     began: Instant,
     /// Attempts in a row that have failed.
     attempt: u32,
@@ -147,6 +151,7 @@ impl Sender {
             _ => None,
         };
         self.link = Some(attempt?);
+        self.latest.connected();
         Ok(())
     }
 
@@ -191,7 +196,14 @@ impl Sender {
             for (at, verdict) in open.iter().zip(verdicts) {
                 let upload = outgoing[*at].record.as_ref().map(|record| &record.upload);
                 fates[*at] = match verdict {
-                    Verdict::Taken(receipt) => Some(Fate::Done(receipt)),
+                    Verdict::Taken(receipt) => {
+                        if let (Some(upload), Some(position)) = (upload, receipt.position)
+                            && receipt.status == Status::Published
+                        {
+                            self.latest.note(upload, position);
+                        }
+                        Some(Fate::Done(receipt))
+                    }
                     Verdict::Refused(error @ Error::Unreachable { .. }) => {
                         waits.extend(upload.map(|upload| (upload.clone(), error.clone())));
                         Some(Fate::NotSent(error))
@@ -225,9 +237,9 @@ impl Sender {
     fn number(&mut self, outgoing: &mut [Outgoing], open: &[usize]) {
         let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or_default();
         for at in open {
-            if let Some(record) = &mut outgoing[*at].record
-                && !record.unclear
-            {
+            let Some(record) = &mut outgoing[*at].record else { continue };
+            record.expected = self.latest.expected(&record.upload);
+            if !record.unclear {
                 self.sent = now.max(self.sent + 1);
                 (record.source, record.number) = (self.source, self.sent);
             }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt::Write;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisResult, Value};
@@ -134,10 +135,19 @@ impl<'b> Before<'b> {
     /// What the script is told of a message.
     fn what(&self, record: &Record) -> Cow<'static, str> {
         let milestone = if record.milestone { "1" } else { "0" };
-        match self.0.get(&*record.upload) {
-            Some(number) => format!("{milestone}{number}").into(),
-            None => milestone.into(),
+        let behind = self.0.get(&*record.upload);
+        if behind.is_none() && record.expected.is_none() {
+            return milestone.into();
         }
+        let mut what = String::from(milestone);
+        // A String takes everything.
+        if let Some(number) = behind {
+            let _ = write!(what, "{number}");
+        }
+        if let Some(Position { epoch, offset }) = record.expected {
+            let _ = write!(what, "@{offset}:{epoch}");
+        }
+        what.into()
     }
 }
 

@@ -7,7 +7,8 @@
 -- ARGV  1 source; then of each message: channel, payload up to the reserved member, number, what it is;
 --       and of one that comes alone version or "", idempotency key. Numbers are times in us that grow
 --       from message to message. What it is: "1" for a milestone, "0" for none, and behind that the
---       number of the message that it must not overtake, if that was in an earlier call of the batch.
+--       number of the message that it must not overtake, if that was in an earlier call of the batch,
+--       and "@offset:epoch", if the history has to reach that.
 -- Gives for each an error, or as a text: 0 published | 1 duplicate | 2 stale | 3 had come already |
 -- 4 nothing, for that message is missing; receivers, offset, epoch. A text costs a third of a table,
 -- here and to read.
@@ -29,9 +30,14 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
     had = try('HMGET', meta, 'e', 'o', source, 'm', 'v')
   end
   if had.err then return had end
-  if #what > 1 and tonumber(had[3] or 0) < tonumber(sub(what, 2)) then return '4 0 0 -' end
-
   local epoch, offset, due = had[1], 1, true
+  local is_old = false
+  if #what > 1 then
+    local behind, least, of = string.match(what, '^.(%d*)@?(%d*):?(%x*)$')
+    if behind ~= '' and tonumber(had[3] or 0) < tonumber(behind) then return '4 0 0 -' end
+    is_old = epoch and of == epoch and tonumber(had[2]) < tonumber(least)
+  end
+
   if epoch then
     offset = had[2] + 1
     if had[3] then
@@ -47,8 +53,7 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
       end
     end
     if key then
-      key = epoch .. key
-      local first = call('ZSCORE', keys, key)
+      local first = call('ZSCORE', keys, epoch .. key)
       if first then
         try('HSET', meta, source, number .. '.5')
         return format('1 0 %d %s', first, epoch)
@@ -58,10 +63,18 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
       try('HSET', meta, source, number .. '.5')
       return '2 0 0 ' .. epoch
     end
-  else
+    if is_old then
+      -- The server has come back with an older copy: its offsets would be given a second time.
+      local newest = call('HGET', meta, 'v')
+      local freed = try('DEL', meta)
+      if type(freed) == 'table' then return freed end
+      if newest then call('HSET', meta, 'v', newest) end
+      epoch, offset, due, had[4] = false, 1, true, false
+    end
+  end
+  if not epoch then
     -- No other message has this source and number.
     epoch = sub(redis.sha1hex(source .. ':' .. number), 1, 16)
-    key = key and epoch .. key
     -- What is left of a history whose meta was evicted is no part of this one.
     -- A DEL of nothing would pass for a write, and after one Redis does not look at its memory's limit.
     if try('EXISTS', log) == 1 then
@@ -112,7 +125,7 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
   if due and is_milestone then call('HSET', meta, 'm', at) end
   if version then call('HSET', meta, 'v', version_text) end
   if key then
-    call('ZADD', keys, at, key)
+    call('ZADD', keys, at, epoch .. key)
     call('ZREMRANGEBYRANK', keys, 0, -1 - size)
     call('PEXPIRE', keys, ttl + slack)
   end

@@ -276,3 +276,19 @@ def test_a_url_that_makes_no_sense_is_told_without_its_secrets() -> None:
     publisher = fanwire.EventPublisher("redis://app:hunter2@localhost:1")
     assert publisher.url == "redis://app:***@localhost:1"
     assert repr(publisher) == 'EventPublisher("redis://app:***@localhost:1")'
+
+
+@pytest.mark.parametrize("limit", [1 << 62, (1 << 63) - 1, (1 << 64) - 1])
+def test_limits_may_be_as_large_as_a_number_can_be(redis_server: RedisServer, limit: int) -> None:
+    tap = Tap(redis_server)
+    with fanwire.EventPublisher(
+        redis_server.url,
+        max_line_bytes=limit,
+        max_message_bytes=limit,
+        max_pending_messages=limit,
+        max_pending_bytes=limit,
+    ) as publisher:
+        publisher.publish_log({"event": "x" * 1000, "more": [1, 2]})
+        flushed(publisher)
+    assert [message["event"] for _, message in tap.messages()] == ["x" * 1000]
+    tap.close()

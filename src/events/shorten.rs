@@ -43,7 +43,7 @@ fn assemble(members: Vec<(String, &RawValue)>, limit: usize) -> Vec<u8> {
         kept.push((name, value.get()));
     }
     let share = share(kept.iter().map(|(_, value)| value.len()).collect(), room);
-    let mut line = String::with_capacity(limit);
+    let mut line = String::new();
     line.push('{');
     for (name, value) in kept {
         line.push_str(&name);

@@ -88,13 +88,13 @@ fn members(dict: &Bound<'_, PyDict>, out: &mut Out, limit: usize) -> Result<bool
     let mut cut = false;
     out.bytes.push(b'{');
     each_item(dict, out, |key, value, out| {
-        if out.bytes.len() > limit * LOOKED_AT {
+        if out.bytes.len() > limit.saturating_mul(LOOKED_AT) {
             cut = true;
             return Ok(());
         }
         out.limit = usize::MAX;
         write_key(key, out)?;
-        out.limit = out.bytes.len() + limit;
+        out.limit = out.bytes.len().saturating_add(limit);
         cut |= shorter(value, out, 1).map_err(|failure| failure.under(|| step(key)))?;
         Ok(())
     })?;

@@ -175,7 +175,7 @@ def check_messages(messages: list[Any], upload_id: str) -> None:
         assert isinstance(payload["progress_percent"], int)
     percents = [message["payload"]["progress_percent"] for message in progress]
     assert percents == sorted(percents)
-    assert percents[0] == 0
+    assert percents and all(0 <= percent <= 100 for percent in percents)
     assert percents[-1] <= 99
     stages = [message["payload"]["stage"] for message in progress]
     # Each in its turn. What a newer message overwrote on the way is not seen, and need not be.

@@ -29,6 +29,8 @@ BITES = {
     FaultKind.NO_USER: "WRONGPASS",
     FaultKind.BLOCK: "received while a loop stood still",
 }
+# How often a plan is run at most, until each of its faults has done something.
+ATTEMPTS = 4
 # A run takes about five seconds; one that waits in vain for what is lost takes longer.
 TIMEOUT_SECONDS = 150
 
@@ -55,15 +57,20 @@ async def worlds() -> AsyncIterator[Worlds]:
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_nothing_is_lost_or_it_is_told(worlds: Worlds, seed: int) -> None:
     plan = Plan.drawn(seed)
-    outcome = await run(await worlds(plan.history_size), plan)
-    assert not outcome.failed, outcome.report()
-    # Something happened, or the verdict would be about nothing.
-    assert outcome.injected.total() > 0
-    assert outcome.ledger.accepted > 200
-    assert outcome.verdict.delivered > 500
     kinds = {fault.kind for fault in plan.faults}
-    bites = {what for kind, what in BITES.items() if kind in kinds}
-    assert {what for what in bites if not outcome.effects[what]} == set()
+    missing = {what for kind, what in BITES.items() if kind in kinds}
+    # A busy machine has nothing to throttle, and the like: then once more.
+    for _ in range(ATTEMPTS):
+        outcome = await run(await worlds(plan.history_size), plan)
+        assert not outcome.failed, outcome.report()
+        # Something happened, or the verdict would be about nothing.
+        assert outcome.injected.total() > 0
+        assert outcome.ledger.accepted > 200
+        assert outcome.verdict.delivered > 500
+        missing = {what for what in missing if not outcome.effects[what]}
+        if not missing:
+            return
+    assert missing == set(), f"after {ATTEMPTS} runs"
 
 
 @pytest.mark.timeout(TIMEOUT_SECONDS)

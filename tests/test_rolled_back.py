@@ -5,6 +5,7 @@ from typing import Any
 import fanwire
 from tests import histories
 from tests.conftest import Unique
+from tests.deadlines import until
 from tests.histories import RESYNC, Instance, InstanceFactory, kept, note
 from tests.redis_server import RedisServer
 
@@ -12,9 +13,13 @@ make_instance = histories.make_instance
 
 
 async def roll_back(server: RedisServer, instance: Instance, upload: str, *lost: Any) -> None:
-    """What is published here is forgotten again."""
+    """What is published here is forgotten again, once a client of its own has it."""
+    witness = await instance.watch(upload, user="witness")
     server.save()
     await instance.publish(upload, *lost)
+    await until(
+        lambda: [seen for seen in witness.texts if f'"number":{lost[-1]["number"]}' in seen]
+    )
     server.restart()
 
 
@@ -26,6 +31,7 @@ async def test_who_comes_back_is_told_though_its_offset_is_another_messages_by_t
     here = await instance.watch(upload)
     await here.saw(1)
     await roll_back(own_redis, instance, upload, note(2), note(3))
+    await here.saw(1, 2, 3)
     (again,) = await instance.publish(upload, note(4))
     assert again[0] != first[0] and again[1] == 1, "not offset 2, which was note(2)'s"
     await here.saw(1, 2, 3, RESYNC, 1)

@@ -175,8 +175,8 @@ def check_messages(messages: list[Any], upload_id: str) -> None:
         assert isinstance(payload["progress_percent"], int)
     percents = [message["payload"]["progress_percent"] for message in progress]
     assert percents == sorted(percents)
-    assert percents and all(0 <= percent <= 100 for percent in percents)
-    assert percents[-1] <= 99
+    # None, where the machine was so busy that all was over when the current state was read.
+    assert all(0 <= percent <= 99 for percent in percents)
     stages = [message["payload"]["stage"] for message in progress]
     # Each in its turn. What a newer message overwrote on the way is not seen, and need not be.
     turns = iter(["queued", "receiving", "hashing", "counting_lines"])

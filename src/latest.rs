@@ -6,17 +6,21 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use crate::history::Position;
 
 /// As many uploads are remembered, and up to twice as many.
 const MOST: usize = 4096;
 
+type Positions = HashMap<Box<str>, (Position, u64), RandomState>;
+
 /// The newest positions of uploads, and over which connection they came.
 #[derive(Debug, Default)]
 pub struct Latest {
     connection: u64,
-    young: HashMap<Box<str>, (Position, u64)>,
-    old: HashMap<Box<str>, (Position, u64)>,
+    young: Positions,
+    old: Positions,
 }
 
 impl Latest {

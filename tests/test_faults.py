@@ -59,18 +59,18 @@ async def test_nothing_is_lost_or_it_is_told(worlds: Worlds, seed: int) -> None:
     plan = Plan.drawn(seed)
     kinds = {fault.kind for fault in plan.faults}
     missing = {what for kind, what in BITES.items() if kind in kinds}
-    # A busy machine has nothing to throttle, and the like: then once more.
+    # A busy machine has nothing to throttle and coalesces more: then once more.
     for _ in range(ATTEMPTS):
         outcome = await run(await worlds(plan.history_size), plan)
         assert not outcome.failed, outcome.report()
         # Something happened, or the verdict would be about nothing.
         assert outcome.injected.total() > 0
         assert outcome.ledger.accepted > 200
-        assert outcome.verdict.delivered > 500
         missing = {what for what in missing if not outcome.effects[what]}
-        if not missing:
+        if not missing and outcome.verdict.delivered > 2_000:
             return
     assert missing == set(), f"after {ATTEMPTS} runs"
+    assert outcome.verdict.delivered > 2_000
 
 
 @pytest.mark.timeout(TIMEOUT_SECONDS)
@@ -80,7 +80,7 @@ async def test_the_same_over_memory() -> None:
         outcome = await run(world, plan)
     assert not outcome.failed, outcome.report()
     assert outcome.effects["received while a loop stood still"] > 0
-    assert outcome.verdict.delivered > 500
+    assert outcome.verdict.delivered > 2_000
 
 
 def test_the_short_form_has_every_kind_of_fault() -> None:

@@ -4,7 +4,6 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use super::once::Once;
-
 use crate::post::{Receipt, Status};
 
 /// The receipt; that of a message that failed, and was counted, is None.

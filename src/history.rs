@@ -102,6 +102,12 @@ impl Position {
             .then_some(Self { epoch, offset })
     }
 
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self { offset: self.offset + 1, ..self }
+    }
+
     /// What follows [`head`] in the payload at this position.
     pub fn tail(self) -> String {
         let Self { epoch, offset } = self;

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::coalesce::Class;
 use crate::history::Position;
+use crate::latest::Known;
 
 /// A message that somebody here is to get. One allocation, shared by every lane it waits in.
 #[derive(Debug)]
@@ -194,8 +195,8 @@ pub struct Record {
     pub key: Option<Box<str>>,
     /// Not published unless newer than the newest of the upload.
     pub version: Option<u64>,
-    /// What the upload's history has to reach, or else it is one of the past and begins anew.
-    pub expected: Option<Position>,
+    /// What its publisher knows of the upload's history.
+    pub known: Known,
 }
 
 impl Record {
@@ -209,7 +210,7 @@ impl Record {
             unclear: false,
             key: None,
             version: None,
-            expected: None,
+            known: Known::Nothing,
         }
     }
 }

@@ -194,13 +194,14 @@ impl Sender {
             // Uploads of which something waits, so that nothing of theirs is sent before it.
             let mut waits: HashMap<Box<str>, Error> = HashMap::new();
             for (at, verdict) in open.iter().zip(verdicts) {
-                let upload = outgoing[*at].record.as_ref().map(|record| &record.upload);
+                let record = outgoing[*at].record.as_ref();
+                let upload = record.map(|record| &record.upload);
                 fates[*at] = match verdict {
                     Verdict::Taken(receipt) => {
-                        if let (Some(upload), Some(position)) = (upload, receipt.position)
+                        if let (Some(record), Some(position)) = (record, receipt.position)
                             && receipt.status == Status::Published
                         {
-                            self.latest.note(upload, position);
+                            self.latest.note(&record.upload, position, record.number);
                         }
                         Some(Fate::Done(receipt))
                     }
@@ -236,13 +237,16 @@ impl Sender {
     /// has certainly not taken gets a new one each time, for others have been taken since.
     fn number(&mut self, outgoing: &mut [Outgoing], open: &[usize]) {
         let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or_default();
+        self.latest.begin();
         for at in open {
             let Some(record) = &mut outgoing[*at].record else { continue };
-            record.expected = self.latest.expected(&record.upload);
             if !record.unclear {
                 self.sent = now.max(self.sent + 1);
                 (record.source, record.number) = (self.source, self.sent);
             }
+            // It may have come already, be a duplicate, or stale.
+            let is_sure = !record.unclear && record.key.is_none() && record.version.is_none();
+            record.known = self.latest.known(&record.upload, record.number, is_sure);
         }
     }
 

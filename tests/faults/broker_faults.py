@@ -182,12 +182,13 @@ class BrokerFaults:
 
     def _delete_log(self, upload: str) -> None:
         with self._server.client.pipeline(transaction=True) as together:
-            together.hmget(_key(upload, "meta"), ["e", "o"])
+            together.hgetall(_key(upload, "meta"))
             together.delete(_key(upload, "log"))
-            (epoch, offset), deleted = together.execute()
+            meta, deleted = together.execute()
         if deleted:
             self.effects["logs lost"] += 1
-            self._ledger.lost_logs[upload].append(Position(epoch.decode(), int(offset)))
+            epoch = meta[b"e"]
+            self._ledger.lost_logs[upload].append(Position(epoch.decode(), int(meta[epoch])))
 
     # Others
 

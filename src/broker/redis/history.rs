@@ -9,6 +9,7 @@ use redis::{Cmd, Pipeline, RedisResult, Value};
 
 use crate::broker::Verdict;
 use crate::history::{Ask, Epoch, Past, Position, Settings};
+use crate::latest::{Foreseen, Known};
 use crate::message::{Outgoing, Record};
 use crate::post::{Receipt, Status};
 
@@ -19,13 +20,23 @@ const AT_ONCE: usize = 32;
 /// Entries in a node of a stream, at most, as Redis comes (`stream-node-max-entries`).
 const NODE: u32 = 100;
 /// Messages after which a long history is trimmed.
-const TRIM_EVERY: u32 = 16;
+const TRIM_EVERY: u64 = 16;
 
 /// The scripts under the names that the server has given them.
 #[derive(Debug)]
 pub(super) struct Scripts {
     publish: String,
     read: String,
+    spans: Spans,
+}
+
+/// What the server does only now and then, so that it needs no more than a short step otherwise.
+#[derive(Clone, Copy, Debug)]
+struct Spans {
+    /// After so many messages of an upload the history is trimmed.
+    trim: u64,
+    /// In each span of so many milliseconds its expiry is set, that many later than is due.
+    slack: u128,
 }
 
 /// What a server that has been told nothing yet must be told.
@@ -37,18 +48,37 @@ pub(super) async fn load(
     pipeline.cmd("SCRIPT").arg("LOAD").arg(with(settings) + PUBLISH);
     pipeline.cmd("SCRIPT").arg("LOAD").arg(READ);
     let (publish, read) = pipeline.query_async(connection).await?;
-    Ok(Scripts { publish, read })
+    Ok(Scripts { publish, read, spans: Spans::of(settings) })
 }
 
 /// The settings as the script has them. Each argument of a command costs 0.1 us, these cost nothing.
 fn with(settings: Settings) -> String {
-    let Settings { size, ttl } = settings;
-    // In Lua a number is a double, and Redis writes those of more than 17 digits in its own way.
-    let ttl = ttl.as_millis().clamp(1, 1 << 45);
-    // Exactly so many, or up to a node of the stream more, which is a third cheaper.
-    let (trim, step) = if size < NODE { ('=', 1) } else { ('~', TRIM_EVERY) };
-    let slack = ttl.div_ceil(8);
+    let size = settings.size;
+    let Spans { trim: step, slack } = Spans::of(settings);
+    let trim = if size < NODE { '=' } else { '~' };
+    let ttl = milliseconds(settings);
     format!("local size, ttl, slack, trim, step = {size}, {ttl}, {slack}, '{trim}', {step}\n")
+}
+
+/// In Lua a number is a double, and Redis writes those of more than 17 digits in its own way.
+fn milliseconds(settings: Settings) -> u128 {
+    settings.ttl.as_millis().clamp(1, 1 << 45)
+}
+
+impl Spans {
+    fn of(settings: Settings) -> Self {
+        // Exactly so many, or up to a node of the stream more, which is a third cheaper.
+        let trim = if settings.size < NODE { 1 } else { TRIM_EVERY };
+        Self { trim, slack: milliseconds(settings).div_ceil(8) }
+    }
+
+    /// Where the message will stand, if nothing is to be done but to keep and to publish it.
+    fn foreseen(self, record: &Record) -> Option<Position> {
+        let Known::Next(Foreseen { position, after }) = record.known else { return None };
+        let span = |number: u64| u128::from(number) / (1000 * self.slack);
+        let is_due = span(record.number) > span(after) || position.offset % self.trim == 0;
+        (!is_due).then_some(position)
+    }
 }
 
 impl Scripts {
@@ -78,11 +108,19 @@ impl Scripts {
         }
         command.arg(format!("s{:016x}", first.source));
         for (outgoing, record) in recorded().take(count) {
-            command
-                .arg(&*outgoing.channel)
-                .arg(&*outgoing.payload)
-                .arg(record.number)
-                .arg(&*before.what(record));
+            command.arg(&*outgoing.channel);
+            let foreseen = self.spans.foreseen(record).filter(|_| !before.has(record));
+            match foreseen {
+                Some(position) => {
+                    command.arg([&*outgoing.payload, position.tail().as_bytes()].concat())
+                }
+                None => command.arg(&*outgoing.payload),
+            };
+            command.arg(record.number).arg(&*before.what(record));
+            match foreseen {
+                Some(Position { epoch, offset }) => command.arg(offset).arg(epoch.to_string()),
+                None => command.arg("").arg(""),
+            };
         }
         match (first.version, &first.key) {
             (Some(version), _) => command.arg(version),
@@ -132,27 +170,32 @@ impl<'b> Before<'b> {
         self.0.extend(recorded.map(|record| (&*record.upload, record.number)));
     }
 
+    /// Whether there is one of the same upload.
+    fn has(&self, record: &Record) -> bool {
+        self.0.contains_key(&*record.upload)
+    }
+
     /// What the script is told of a message.
     fn what(&self, record: &Record) -> Cow<'static, str> {
-        let milestone = if record.milestone { "1" } else { "0" };
-        let behind = self.0.get(&*record.upload);
-        if behind.is_none() && record.expected.is_none() {
-            return milestone.into();
-        }
-        let mut what = String::from(milestone);
+        let mut what = Cow::from(if record.milestone { "1" } else { "0" });
         // A String takes everything.
-        if let Some(number) = behind {
-            let _ = write!(what, "{number}");
+        if let Some(number) = self.0.get(&*record.upload) {
+            let _ = write!(what.to_mut(), "{number}");
         }
-        if let Some(Position { epoch, offset }) = record.expected {
-            let _ = write!(what, "@{offset}:{epoch}");
+        if let Known::Reached(Position { epoch, offset }) = record.known {
+            let _ = write!(what.to_mut(), "@{offset}:{epoch}");
         }
-        what.into()
+        what
     }
 }
 
-/// What the publishing script answers; None if it is nothing of the kind.
-pub(super) fn taken(value: &Value) -> Option<Verdict> {
+/// What the publishing script answers to a message; None if it is nothing of the kind.
+pub(super) fn taken(value: &Value, known: Known) -> Option<Verdict> {
+    if let Value::Int(receivers) = value {
+        let Known::Next(Foreseen { position, .. }) = known else { return None };
+        let (status, receivers) = (Status::Published, Some(u64::try_from(*receivers).ok()?));
+        return Some(Verdict::Taken(Receipt { status, receivers, position: Some(position) }));
+    }
     let mut words = std::str::from_utf8(bytes(value)?).ok()?.split(' ');
     let (kind, receivers) = (words.next()?, words.next()?.parse().ok()?);
     let offset = Some(words.next()?.parse().ok()?).filter(|offset| *offset > 0);
@@ -212,7 +255,8 @@ mod tests {
     #[test]
     fn answers_that_are_none_are_no_answers() {
         let text = |text: &str| Value::BulkString(text.into());
-        let status = |answer: &str| match taken(&text(answer)) {
+        let nothing = Known::Nothing;
+        let status = |answer: &str| match taken(&text(answer), nothing) {
             Some(Verdict::Taken(receipt)) => Some(receipt),
             _ => None,
         };
@@ -221,13 +265,17 @@ mod tests {
             Receipt { status: Status::Published, receivers: Some(2), position: Some(position) };
         assert_eq!(status("0 2 17 000000000000001f"), Some(published));
         assert_eq!(status("1 0 17 000000000000001f").unwrap().status, Status::Duplicate);
-        assert!(matches!(taken(&text("4 0 0 -")), Some(Verdict::Behind)));
+        assert!(matches!(taken(&text("4 0 0 -"), nothing), Some(Verdict::Behind)));
         for none in ["", "0", "0 2", "0 2 17", "0 2 17 1f", "5 2 17 000000000000001f", "0 -1 17 x"]
         {
-            assert!(taken(&text(none)).is_none(), "{none}");
+            assert!(taken(&text(none), nothing).is_none(), "{none}");
         }
-        assert!(taken(&Value::Int(1)).is_none());
-        assert!(taken(&Value::Array(vec![])).is_none());
+        assert!(taken(&Value::Array(vec![]), nothing).is_none());
+        assert!(taken(&Value::Int(2), nothing).is_none(), "no position was sent with it");
+        let next = Known::Next(Foreseen { position, after: 1 });
+        assert!(taken(&Value::Int(-1), next).is_none());
+        let Some(Verdict::Taken(receipt)) = taken(&Value::Int(2), next) else { panic!() };
+        assert_eq!(receipt, published);
         assert_eq!(past(Value::Int(1)), None);
         assert_eq!(past(Value::Array(vec![])), None);
         assert_eq!(past(Value::Array(vec![text("x"), Value::Array(vec![])])), None);

@@ -17,6 +17,7 @@ use crate::broker::Verdict;
 use crate::config::{BrokerUrl, Limits};
 use crate::error::Error;
 use crate::history::{Ask, Past};
+use crate::latest::Known;
 use crate::message::Outgoing;
 use crate::post::Receipt;
 
@@ -105,14 +106,18 @@ impl Link {
             match (part, &refusal) {
                 (Part::Refused, Some(error)) => verdicts.push(Verdict::Refused(error.clone())),
                 (Part::Refused | Part::Plain, _) => {
-                    verdicts.push(self.verdict(values.next().unwrap_or(Value::Nil), false));
+                    verdicts.push(self.verdict(values.next().unwrap_or(Value::Nil), None));
                 }
                 (Part::Recorded(count), _) => {
                     let answers = each(values.next().unwrap_or(Value::Nil), count);
                     self.alone |= answers.iter().any(|answer| {
                         matches!(answer, Value::ServerError(error) if is_of_a_cluster(error.code()))
                     });
-                    verdicts.extend(answers.into_iter().map(|value| self.verdict(value, true)));
+                    let known = batch[verdicts.len()..].iter().map(|outgoing| {
+                        outgoing.record.as_ref().map_or(Known::Nothing, |record| record.known)
+                    });
+                    let answers = answers.into_iter().zip(known);
+                    verdicts.extend(answers.map(|(value, known)| self.verdict(value, Some(known))));
                 }
             }
         }
@@ -198,20 +203,23 @@ impl Link {
         self.driver.is_finished()
     }
 
-    fn verdict(&self, value: Value, recorded: bool) -> Verdict {
+    /// What an answer means; `recorded` is what was known of a message that the script was given.
+    fn verdict(&self, value: Value, recorded: Option<Known>) -> Verdict {
         let strange = |command| {
             let reason = format!("not a Redis server: it does not answer {command} as one does");
             Verdict::Refused(Error::Refused { url: self.url.shown.clone(), reason })
         };
-        match value {
-            Value::ServerError(error)
-                if recorded && (is_forgotten(error.code()) || is_of_a_cluster(error.code())) =>
+        match (value, recorded) {
+            (Value::ServerError(error), Some(_))
+                if is_forgotten(error.code()) || is_of_a_cluster(error.code()) =>
             {
                 Verdict::Again
             }
-            Value::ServerError(error) => Verdict::Refused(self.complaint(error)),
-            value if recorded => history::taken(&value).unwrap_or_else(|| strange("EVALSHA")),
-            Value::Int(receivers) => {
+            (Value::ServerError(error), _) => Verdict::Refused(self.complaint(error)),
+            (value, Some(known)) => {
+                history::taken(&value, known).unwrap_or_else(|| strange("EVALSHA"))
+            }
+            (Value::Int(receivers), None) => {
                 let receivers = u64::try_from(receivers).ok();
                 Verdict::Taken(Receipt { receivers, ..Receipt::default() })
             }

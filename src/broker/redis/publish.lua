@@ -4,18 +4,19 @@
 -- messages that is done.
 -- KEYS  of each message: meta (hash), log (stream); of a message with an idempotency key, which comes
 --       alone, keys (sorted set) too
--- ARGV  1 source; then of each message: channel, payload up to the reserved member, number, what it is;
---       and of one that comes alone version or "", idempotency key. Numbers are times in us that grow
---       from message to message. What it is: "1" for a milestone, "0" for none, and behind that the
---       number of the message that it must not overtake, if that was in an earlier call of the batch,
---       and "@offset:epoch", if the history has to reach that.
--- Gives for each an error, or as a text: 0 published | 1 duplicate | 2 stale | 3 had come already |
--- 4 nothing, for that message is missing; receivers, offset, epoch. A text costs a third of a table,
--- here and to read.
+-- ARGV  1 source; then of each message: channel, payload, number, what it is, and the offset and epoch
+--       that its publisher foresees or "" and ""; and of one that comes alone version or "", idempotency
+--       key. Where nothing is foreseen the payload ends before the reserved member. Numbers are times in
+--       us that grow from message to message. What it is: "1" for a milestone, "0" for none, and behind
+--       that the number of the message that it must not overtake, if that was in an earlier call of the
+--       batch, and "@offset:epoch", if the history has to reach that.
+-- Gives for each an error, or how many received it, if it is as foreseen, or as a text: 0 published |
+-- 1 duplicate | 2 stale | 3 had come already | 4 nothing, for that message is missing; receivers,
+-- offset, epoch. A text costs a third of a table, here and to read, and a number a tenth.
 --
--- meta has e the epoch, o the last offset, m that of the newest milestone, v the newest version, and
--- for each source the number of its last message, with a half behind it if that was passed over as a
--- duplicate or stale. keys has each key behind its epoch, by offset. To
+-- meta has e the epoch, under the epoch's name the last offset, m that of the newest milestone, v the
+-- newest version, and for each source the number of its last message, with a half behind it if that was
+-- passed over as a duplicate or stale. keys has each key behind its epoch, by offset. To
 -- call a script costs as much as two of its commands, which is why many messages share a call.
 local KEYS, ARGV, type, tonumber, sub = KEYS, ARGV, type, tonumber, string.sub
 local call, try, format = redis.call, redis.pcall, string.format
@@ -25,31 +26,32 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
   local is_milestone, version = sub(what, 1, 1) == '1', version_text and tonumber(version_text)
   local had
   if is_milestone and not version then
-    had = try('HMGET', meta, 'e', 'o', source)
+    had = try('HMGET', meta, 'e', source)
   else
-    had = try('HMGET', meta, 'e', 'o', source, 'm', 'v')
+    had = try('HMGET', meta, 'e', source, 'm', 'v')
   end
   if had.err then return had end
-  local epoch, offset, due = had[1], 1, true
+  local last = had[1] and call('HGET', meta, had[1])
+  local epoch, offset, due = last and had[1], 1, true
   local is_old = false
   if #what > 1 then
     local behind, least, of = string.match(what, '^.(%d*)@?(%d*):?(%x*)$')
-    if behind ~= '' and tonumber(had[3] or 0) < tonumber(behind) then return '4 0 0 -' end
-    is_old = epoch and of == epoch and tonumber(had[2]) < tonumber(least)
+    if behind ~= '' and tonumber(had[2] or 0) < tonumber(behind) then return '4 0 0 -' end
+    is_old = epoch and of == epoch and tonumber(last) < tonumber(least)
   end
 
   if epoch then
-    offset = had[2] + 1
-    if had[3] then
+    offset = last + 1
+    if had[2] then
       local now = tonumber(number)
-      local since = now - had[3]
+      local since = now - had[2]
       -- What was passed over is looked at again, so that it gets the same answer.
       if since <= 0 and since ~= -0.5 then return '3 0 0 ' .. epoch end
       due = now % (slack * 1000) < since
     elseif call('HLEN', meta) > 64 then
       -- Workers come and go while an upload stays. Only a retry needs to know what it is that came.
       for _, field in ipairs(call('HKEYS', meta)) do
-        if #field > 1 then call('HDEL', meta, field) end
+        if #field > 1 and field ~= epoch then call('HDEL', meta, field) end
       end
     end
     if key then
@@ -59,7 +61,7 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
         return format('1 0 %d %s', first, epoch)
       end
     end
-    if version and had[5] and version <= tonumber(had[5]) then
+    if version and had[4] and version <= tonumber(had[4]) then
       try('HSET', meta, source, number .. '.5')
       return '2 0 0 ' .. epoch
     end
@@ -69,7 +71,7 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
       local freed = try('DEL', meta)
       if type(freed) == 'table' then return freed end
       if newest then call('HSET', meta, 'v', newest) end
-      epoch, offset, due, had[4] = false, 1, true, false
+      epoch, offset, due, had[3] = false, 1, true, false
     end
   end
   if not epoch then
@@ -86,7 +88,7 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
   -- The first write says whether the server takes any; nothing is done until then.
   local at = format('%d', offset)
   local payload = head .. '"_fanwire":{"epoch":"' .. epoch .. '","offset":' .. at .. '}}'
-  local milestone = not is_milestone and tonumber(had[4])
+  local milestone = not is_milestone and tonumber(had[3])
   local apart = milestone and milestone <= offset - size
   local added
   if apart or offset % step > 0 then
@@ -107,7 +109,7 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
   local receivers = try('PUBLISH', channel, payload)
   if type(receivers) == 'table' then
     -- Its offset is used up: whoever watches is told of the hole by the next message.
-    call('HSET', meta, 'e', epoch, 'o', at)
+    call('HSET', meta, 'e', epoch, epoch, at)
     call('XDEL', log, at)
     call('PEXPIRE', meta, ttl + slack)
     call('PEXPIRE', log, ttl + slack)
@@ -116,11 +118,11 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
 
   -- The first one of each span of time sets the expiry, so late that it does for all of the span.
   if due then
-    call('HSET', meta, 'e', epoch, 'o', at, source, number)
+    call('HSET', meta, 'e', epoch, epoch, at, source, number)
   elseif is_milestone then
-    call('HSET', meta, 'o', at, source, number, 'm', at)
+    call('HSET', meta, epoch, at, source, number, 'm', at)
   else
-    call('HSET', meta, 'o', at, source, number)
+    call('HSET', meta, epoch, at, source, number)
   end
   if due and is_milestone then call('HSET', meta, 'm', at) end
   if version then call('HSET', meta, 'v', version_text) end
@@ -136,24 +138,73 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
   return '0 ' .. receivers .. ' ' .. at .. ' ' .. epoch
 end
 
--- What fails in the middle is that message's failure, and that of those behind it in its upload.
-local failed = {}
-local function answer(meta, ...)
-  if failed[meta] then return failed[meta] end
-  local done, answered = pcall(publish, meta, ...)
-  if done and type(answered) == 'string' then return answered end
-  local text = type(answered) == 'table' and answered.err or tostring(answered)
+-- What fails in the middle is that message's failure, and that of those behind it in its upload. Those
+-- behind one that found something else than was foreseen will do so too.
+local failed, surprised = {}, {}
+local function fail(meta, text)
   -- Redis 6.2 says where before it says what.
   failed[meta] = { err = string.match(text, '^@user_script: %d+: %-(.*)$') or text }
   return failed[meta]
 end
 
-if #KEYS < 4 then
-  return { answer(KEYS[1], KEYS[2], KEYS[3], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]) }
+-- The offset stays used up. Which milestone was the newest one is not known any more, and without one the
+-- current state is all that is kept.
+local function take_back(meta, log, at, is_milestone, refusal)
+  try('HDEL', meta, source, is_milestone and 'm' or source)
+  try('XDEL', log, at)
+  return refusal and fail(meta, refusal.err)
 end
-local answers = {}
-for i = 1, #KEYS / 2 do
-  local a = 4 * i - 2
-  answers[i] = answer(KEYS[2 * i - 1], KEYS[2 * i], nil, ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3])
+
+-- All that is to be done for a message that finds everything as foreseen; if it does not, nothing is.
+-- Nothing here raises an error: to call a function so that it may costs as much as this does besides.
+local function publish_next(meta, log, channel, payload, number, what, at, epoch)
+  if failed[meta] then return failed[meta] end
+  local is_milestone, added = what == '1', nil
+  if type(try('XADD', log, at, 'd', payload)) == 'table' then
+    surprised[meta] = true
+    return nil
+  elseif is_milestone then
+    added = try('HSET', meta, epoch, at, source, number, 'm', at)
+  else
+    added = try('HSET', meta, epoch, at, source, number)
+  end
+  if added ~= 0 then
+    local now = try('HGET', meta, 'e')
+    if type(now) == 'table' then return take_back(meta, log, at, is_milestone, now) end
+    if now ~= epoch then
+      -- The history was lost, and perhaps another one has begun. That one goes on behind this offset.
+      take_back(meta, log, at, is_milestone)
+      try('HDEL', meta, epoch)
+      if now then try('HSET', meta, now, at) end
+      surprised[meta] = true
+      return nil
+    end
+  end
+  local receivers = try('PUBLISH', channel, payload)
+  if type(receivers) == 'table' then return take_back(meta, log, at, is_milestone, receivers) end
+  return receivers
+end
+
+local function answer(meta, ...)
+  if failed[meta] then return failed[meta] end
+  local done, answered = pcall(publish, meta, ...)
+  if done and type(answered) == 'string' then return answered end
+  return fail(meta, type(answered) == 'table' and answered.err or tostring(answered))
+end
+
+local answers, alone = {}, #KEYS < 4
+for i = 1, alone and 1 or #KEYS / 2 do
+  local meta, log, a = KEYS[2 * i - 1], KEYS[2 * i], 6 * i - 4
+  local channel, payload, number, what = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
+  local at, epoch, done = ARGV[a + 4], ARGV[a + 5], nil
+  if at ~= '' and not surprised[meta] then
+    done = publish_next(meta, log, channel, payload, number, what, at, epoch)
+  end
+  if not done then
+    local head = at == '' and payload or sub(payload, 1, -#at - #epoch - 35)
+    local version, key = alone and ARGV[8], alone and ARGV[9]
+    done = answer(meta, log, KEYS[3], channel, head, number, what, version, key)
+  end
+  answers[i] = done
 end
 return answers

@@ -3,10 +3,11 @@
 -- KEYS  1 meta, 2 log
 -- ARGV  1 the epoch and 2 the offset after which is asked, or nothing
 -- Gives {epoch, last offset, milestone or 0, entries}, or nothing if nothing is kept.
-local had = redis.pcall('HMGET', KEYS[1], 'e', 'o', 'm')
+local had = redis.pcall('HMGET', KEYS[1], 'e', 'm')
 if had.err then return had end
-if not had[1] then return false end
-local last, milestone = tonumber(had[2]), tonumber(had[3])
+local last = tonumber(had[1] and redis.call('HGET', KEYS[1], had[1]))
+if not last then return false end
+local milestone = tonumber(had[2])
 local from = milestone or 1
 local since = had[1] == ARGV[1] and tonumber(ARGV[2])
 if since and since == last then

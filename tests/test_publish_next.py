@@ -64,6 +64,34 @@ async def test_receivers_are_told(own_redis: RedisServer, make_publisher: Publis
     listener.close()
 
 
+async def test_keys_and_versions_are_looked_at_all_the_same(
+    own_redis: RedisServer, make_publisher: PublisherFactory
+) -> None:
+    publisher = make_publisher(own_redis.url, history=HISTORY)
+    await publish(publisher, "u", note(1))
+    batch: list[tuple[dict[str, Any], str]] = [
+        ({}, "published"),
+        ({"version": 5}, "published"),
+        ({}, "published"),
+        ({"version": 5}, "stale"),
+        ({}, "published"),
+        ({"idempotency_key": "k"}, "published"),
+        ({"idempotency_key": "k"}, "duplicate"),
+        ({}, "published"),
+        ({"version": 4}, "stale"),
+    ]
+    receipts = await asyncio.gather(
+        *[publisher.publish_progress("u", note(2), receipt=True, **more) for more, _ in batch]
+    )
+    assert [receipt.status for receipt in receipts] == [status for _, status in batch]
+    for more, status in (batch[3], batch[6], batch[8]):
+        receipt = await publisher.publish_progress("u", note(3), receipt=True, **more)
+        assert receipt.status == status
+    (_, last) = await publish(publisher, "u", note(4))
+    assert [offset for _, offset in positions(own_redis, "u")] == list(range(1, 9))
+    assert last == 8
+
+
 async def test_two_publishers_count_together(
     own_redis: RedisServer, make_publisher: PublisherFactory
 ) -> None:
@@ -97,6 +125,19 @@ async def test_a_history_that_is_gone_is_followed_by_another(
     assert meta.get(b"m") == (b"1" if message != note(2) else None)
     assert at[0][0].encode() not in meta, "nothing is left of the other one"
     assert own_redis.client.pttl(key("u", "meta")) > 0 < own_redis.client.pttl(key("u", "log"))
+
+
+async def test_those_behind_one_that_was_wrong_stand_next_to_it(
+    own_redis: RedisServer, make_publisher: PublisherFactory
+) -> None:
+    publisher = make_publisher(own_redis.url, history=HISTORY)
+    for number in range(3):
+        await publish(publisher, "u", progress(number))
+    own_redis.client.flushall()
+    batch = [publish(publisher, "u", note(number)) for number in range(5)]
+    after = await asyncio.gather(*batch)
+    assert [offset for _, offset in after] == [1, 2, 3, 4, 5]
+    assert positions(own_redis, "u") == after
 
 
 async def test_a_log_that_is_gone_is_begun_again_within_the_history(

@@ -12,8 +12,9 @@
 //!   |-- latest      the newest offsets that a publisher knows of
 //!   |-- outbox      what waits to be published; backlog: what waits for the broker to come back
 //!   |-- recording   what is recorded of an upload
-//!   |-- broker/     one contract; gathered: what was heard; memory/{mod,history},
-//!   |               redis/{connect,link,history,listening,resp}; postgres/ has a map of its own
+//!   |-- broker/     one contract; gathered: what was heard; moderated: a socket that is read now and
+//!   |               then; memory/{mod,history}, redis/{connect,link,history,listening,resp};
+//!   |               postgres/ has a map of its own
 //! router        who is a message for, and into their lanes; sessions: the same for topics;
 //!   |           pumping: what event loops take out of them; recovering: positions and gaps
 //!   |-- recovery/   which lane has what of an upload; history: positions, and what is kept

@@ -14,11 +14,14 @@
 
 mod gathered;
 pub mod memory;
+mod moderated;
 pub mod postgres;
 pub mod redis;
 mod tls;
 
 use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::{BrokerUrl, Limits, Target};
 use crate::error::Error;
@@ -27,6 +30,10 @@ use crate::message::Outgoing;
 use crate::post::Receipt;
 use crate::router::Inbound;
 use crate::wishes::Changes;
+
+/// A stream in both directions.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// What a broker says of one message.
 #[derive(Clone, Debug)]

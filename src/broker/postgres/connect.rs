@@ -3,22 +3,24 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use tokio::time::{Instant, timeout};
-use tokio_postgres::config::{ChannelBinding, Config, SslMode as Encryption, TargetSessionAttrs};
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Socket};
+use tokio_postgres::config::{ChannelBinding, Config, SslMode as Encryption};
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::{Client, Error as Cause, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::dsn::{Dsn, SslMode};
 use super::place::Place;
+use super::socket::{self, Address, Reading, Socket};
 use super::{errors, passfile, tls};
 use crate::config::BrokerUrl;
 use crate::error::Error;
 use crate::runtime;
 
 /// The half of a connection that reads and writes the socket.
-pub type Connection =
-    tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+pub type Connection = tokio_postgres::Connection<Socket, Encrypted>;
+type Encrypted = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
 /// Where the server of this system puts its socket, depending on who has built it.
 const SOCKETS: [&str; 3] = ["/run/postgresql", "/var/run/postgresql", "/tmp"];
@@ -32,6 +34,7 @@ pub async fn open(
     dsn: &Dsn,
     url: &BrokerUrl,
     limit: Duration,
+    reading: Reading,
 ) -> Result<(Client, Connection), Error> {
     let end = Instant::now() + limit;
     let mut places =
@@ -42,7 +45,7 @@ pub async fn open(
     let mut trouble = None;
     for (index, place) in places.iter().enumerate() {
         let left = u32::try_from(places.len() - index).unwrap_or(u32::MAX);
-        let attempt = at(place, dsn, url);
+        let attempt = at(place, dsn, url, reading);
         let attempt = if left == 1 {
             attempt.await
         } else {
@@ -63,8 +66,7 @@ pub async fn open(
 
 /// The server that listens on a socket of this system, or else on its loopback address.
 fn own_server(port: u16) -> Place {
-    let socket = |dir: &&str| Path::new(dir).join(format!(".s.PGSQL.{port}")).exists();
-    match SOCKETS.iter().find(|dir| socket(dir)) {
+    match SOCKETS.iter().find(|dir| socket::path(Path::new(dir), port).exists()) {
         Some(dir) => Place::Unix((*dir).into(), port),
         None => Place::Tcp("localhost".to_owned(), port),
     }
@@ -77,12 +79,13 @@ fn shuffle(places: &mut [Place]) {
     }
 }
 
-async fn at(place: &Place, dsn: &Dsn, url: &BrokerUrl) -> Result<(Client, Connection), Error> {
+async fn at(
+    place: &Place,
+    dsn: &Dsn,
+    url: &BrokerUrl,
+    reading: Reading,
+) -> Result<(Client, Connection), Error> {
     let mut config = Config::new();
-    match place {
-        Place::Tcp(host, port) => config.host(host).port(*port),
-        Place::Unix(dir, port) => config.host_path(dir).port(*port),
-    };
     let user = match &dsn.user {
         Some(user) => user.clone(),
         None => whoami::username().map_err(|error| {
@@ -101,25 +104,9 @@ async fn at(place: &Place, dsn: &Dsn, url: &BrokerUrl) -> Result<(Client, Connec
     if let Some(password) = &password {
         config.password(password);
     }
-    config.dbname(database).application_name(&dsn.application_name).keepalives(dsn.keepalives.on);
-    config.keepalives_idle(dsn.keepalives.idle);
-    if let Some(interval) = dsn.keepalives.interval {
-        config.keepalives_interval(interval);
-    }
-    if let Some(count) = dsn.keepalives.count {
-        config.keepalives_retries(count);
-    }
-    if let Some(timeout) = dsn.keepalives.user_timeout {
-        config.tcp_user_timeout(timeout);
-    }
-    if let Some(timeout) = dsn.connect_timeout {
-        config.connect_timeout(timeout);
-    }
+    config.dbname(database).application_name(&dsn.application_name);
     if let Some(options) = &dsn.options {
         config.options(options);
-    }
-    if dsn.read_write {
-        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }
     config.channel_binding(match dsn.channel_binding {
         None => ChannelBinding::Prefer,
@@ -137,13 +124,96 @@ async fn at(place: &Place, dsn: &Dsn, url: &BrokerUrl) -> Result<(Client, Connec
             tls::config(dsn.ssl_mode, &dsn.ssl)
         };
         let tls = tls.map_err(|why| Error::Config(format!("{}: {why}", url.shown)))?;
-        match config.connect(MakeRustlsConnect::new(tls)).await {
+        match reach(place, dsn, &config, tls, reading).await {
             Ok((client, connection)) => return checked(client, connection, url),
-            Err(error) if attempts.peek().is_some() && errors::is_about_encryption(&error) => {}
-            Err(error) => return Err(errors::of_connecting(&error, url, note.as_deref())),
+            Err(Failure::Server(error))
+                if attempts.peek().is_some() && errors::is_about_encryption(&error) => {}
+            Err(Failure::Server(error)) => {
+                return Err(errors::of_connecting(&error, url, note.as_deref()));
+            }
+            Err(Failure::Unreachable(why)) => {
+                let reason = url.scrub(&format!("error connecting to server: {why}"));
+                return Err(Error::Unreachable { url: url.shown.clone(), reason });
+            }
         }
     }
     Err(Error::Config(format!("{}: no way to connect to {place:?}", url.shown)))
+}
+
+/// Why there is no connection.
+enum Failure {
+    /// There is nothing to connect to, or it is not what is wanted now.
+    Unreachable(String),
+    /// The server, or the connection, says no.
+    Server(Cause),
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+impl From<Cause> for Failure {
+    fn from(error: Cause) -> Self {
+        Self::Server(error)
+    }
+}
+
+/// Connects to the first address of a place that takes us.
+async fn reach(
+    place: &Place,
+    dsn: &Dsn,
+    config: &Config,
+    tls: ClientConfig,
+    reading: Reading,
+) -> Result<(Client, Connection), Failure> {
+    let host = match place {
+        Place::Tcp(host, _) => host,
+        Place::Unix(..) => "", // without encryption
+    };
+    let mut tls = MakeRustlsConnect::new(tls);
+    let mut failure = None;
+    for address in socket::addresses(place).await? {
+        let Ok(tls) = MakeTlsConnect::<Socket>::make_tls_connect(&mut tls, host);
+        match greet(&address, dsn, config, tls, reading).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.unwrap_or_else(|| Failure::Unreachable("the name has no address".to_owned())))
+}
+
+async fn greet(
+    address: &Address,
+    dsn: &Dsn,
+    config: &Config,
+    tls: impl TlsConnect<Socket, Stream = Encrypted>,
+    reading: Reading,
+) -> Result<(Client, Connection), Failure> {
+    let socket = socket::open(address, dsn, reading).await?;
+    let (client, connection) = config.connect_raw(socket, tls).await?;
+    if dsn.read_write { writable(client, connection).await } else { Ok((client, connection)) }
+}
+
+/// Makes sure that the server can be written to.
+async fn writable(
+    client: Client,
+    mut connection: Connection,
+) -> Result<(Client, Connection), Failure> {
+    let closed = || Failure::Unreachable("the server closed the connection".to_owned());
+    let answers = tokio::select! {
+        answers = client.simple_query("SHOW transaction_read_only") => answers?,
+        ended = &mut connection => return Err(ended.map_or_else(Failure::Server, |()| closed())),
+    };
+    let is_read_only = answers.iter().any(|answer| match answer {
+        SimpleQueryMessage::Row(row) => row.get(0) == Some("on"),
+        _ => false,
+    });
+    if is_read_only {
+        return Err(Failure::Unreachable("database does not allow writes".to_owned()));
+    }
+    Ok((client, connection))
 }
 
 /// What is tried one after another, as long as the server minds.

@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Error as Cause};
 
 use super::dsn::Dsn;
 use super::runs::{self, Run};
+use super::socket::Reading;
 use super::{connect, errors, history, schema};
 use crate::broker::Verdict;
 use crate::config::{BrokerUrl, Limits};
@@ -45,7 +46,8 @@ pub struct Link {
 impl Link {
     /// Connects and authenticates.
     pub async fn connect(dsn: &Dsn, url: &BrokerUrl, limits: &Limits) -> Result<Self, Error> {
-        let (client, connection) = connect::open(dsn, url, limits.connect_timeout).await?;
+        let (client, connection) =
+            connect::open(dsn, url, limits.connect_timeout, Reading::AtOnce).await?;
         let driver = tokio::spawn(connection);
         let mut link = Self {
             client,

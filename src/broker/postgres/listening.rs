@@ -13,6 +13,7 @@ use tokio_postgres::{AsyncMessage, Client, Error as Cause, Notification, SimpleQ
 use super::connect::{self, Connection};
 use super::dsn::Dsn;
 use super::frame::{self, Joiner, Malformed};
+use super::socket::Reading;
 use super::{errors, name};
 use crate::broker::gathered::Gathered;
 use crate::broker::{BATCH, Ear, Heard};
@@ -73,7 +74,8 @@ impl Listening {
         limits: &Limits,
         patterns: &[&str],
     ) -> Result<Self, Error> {
-        let (client, connection) = connect::open(dsn, url, limits.connect_timeout).await?;
+        let (client, connection) =
+            connect::open(dsn, url, limits.connect_timeout, Reading::Moderated).await?;
         let mut listening = Self {
             client: Arc::new(client),
             connection,

@@ -9,7 +9,7 @@
 //! listening     hears: one connection that says LISTEN
 //!   |-- pooling     whether that connection has a session of its own
 //! frame         what a notification carries; name: which notification channel it goes over
-//! connect       opens a connection: dsn, place, passfile, tls
+//! connect       opens a connection: dsn, place, socket, passfile, tls
 //! errors        the crate's errors in the words of ours
 //! ```
 //!
@@ -30,6 +30,7 @@ mod place;
 mod pooling;
 mod runs;
 mod schema;
+mod socket;
 mod tls;
 
 pub use link::Link;

@@ -13,6 +13,7 @@ use tokio_postgres::{Client, Error as Cause, SimpleQueryMessage};
 use super::connect;
 use super::dsn::Dsn;
 use super::listening::Listening;
+use super::socket::Reading;
 use crate::config::BrokerUrl;
 use crate::error::Error;
 use crate::runtime;
@@ -101,7 +102,7 @@ impl Other {
     }
 
     async fn try_begin(dsn: &Dsn, url: &BrokerUrl) -> Option<Self> {
-        let (client, connection) = connect::open(dsn, url, SOON).await.ok()?;
+        let (client, connection) = connect::open(dsn, url, SOON, Reading::AtOnce).await.ok()?;
         // Before anything is waited for, so that the connection ends when that takes too long.
         let mut other = Self { client, driver: tokio::spawn(connection), session: None };
         other.session = match other.client.simple_query(&format!("BEGIN; {WHO}")).await {

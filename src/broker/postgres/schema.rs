@@ -6,6 +6,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error as Cause, SimpleQueryMessage};
 
 use super::dsn::Dsn;
+use super::socket::Reading;
 use super::{connect, errors};
 use crate::config::BrokerUrl;
 use crate::error::Error;
@@ -54,7 +55,7 @@ pub struct Migrated {
 
 /// Makes the tables and functions, or brings them up to date; within `limit` it has to be connected.
 pub async fn migrate(dsn: &Dsn, url: &BrokerUrl, limit: Duration) -> Result<Migrated, Error> {
-    let (client, connection) = connect::open(dsn, url, limit).await?;
+    let (client, connection) = connect::open(dsn, url, limit, Reading::AtOnce).await?;
     let driver = tokio::spawn(connection);
     let migrated = run(&client, url).await;
     driver.abort();

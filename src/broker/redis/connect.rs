@@ -6,17 +6,13 @@ use redis::{ConnectionAddr, ConnectionInfo};
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::broker::Duplex;
 use crate::broker::tls::{self, AnyCertificate};
 use crate::config::BrokerUrl;
 use crate::error::Error;
-
-/// A stream in both directions.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// Opens a stream to the server. No timeout of its own: the caller has one for the whole handshake.
 pub async fn open(info: &ConnectionInfo, url: &BrokerUrl) -> Result<Box<dyn Duplex>, Error> {

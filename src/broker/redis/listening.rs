@@ -8,10 +8,10 @@ use redis::{ConnectionInfo, ProtocolVersion, RedisConnectionInfo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
-use super::connect::{self, Duplex};
+use super::connect;
 use super::resp::{self, Event};
 use crate::broker::gathered::Gathered;
-use crate::broker::{BATCH, Ear, Heard};
+use crate::broker::{BATCH, Duplex, Ear, Heard};
 use crate::config::BrokerUrl;
 use crate::error::Error;
 use crate::wishes::Changes;

@@ -4,7 +4,6 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use super::once::Once;
-
 use crate::error::Error;
 
 /// What was being done, which decides how an error is raised.

@@ -153,6 +153,21 @@ async def test_a_log_that_is_gone_is_begun_again_within_the_history(
     await client.saw(1, 2, 3, 4)
 
 
+async def test_a_log_that_is_gone_gives_no_offset_twice(
+    own_redis: RedisServer, make_instance: InstanceFactory
+) -> None:
+    """The log would say that the first publisher is right, which knows nothing of the second."""
+    instance = await make_instance(own_redis.url, history=HISTORY)
+    another = await make_instance(own_redis.url, history=HISTORY)
+    client = await instance.watch("u")
+    at = await instance.publish("u", note(0), note(1))
+    at += await another.publish("u", note(2), note(3), note(4))
+    assert own_redis.client.delete(key("u", "log"))
+    at += await instance.publish("u", note(5))
+    assert at == [(at[0][0], offset) for offset in range(1, 7)]
+    await client.saw(1, 2, 3, 4, 5, 6)
+
+
 @pytest.mark.parametrize("count", [1, 5, 40])
 @pytest.mark.parametrize("message", [note(0), progress(0)], ids=["note", "progress"])
 async def test_a_history_that_another_publisher_has_begun_goes_on(
@@ -275,6 +290,7 @@ class Chances:
         self._number = self._version = 0
         self.expected: dict[str, list[int]] = {upload: [] for upload in self._uploads}
         self.unsure: set[int] = set()
+        self._offsets: dict[tuple[str, str], int] = {}
 
     def lose(self) -> None:
         client, upload = self._server.client, self._chance.choice(self._uploads)
@@ -302,6 +318,10 @@ class Chances:
             assert receipt.status in ("published", "queued") or (
                 is_old and receipt.status == "stale"
             )
+            if receipt.position is not None and receipt.status == "published":
+                epoch, offset = receipt.position
+                assert offset > self._offsets.get((upload, epoch), 0), "it is given once"
+                self._offsets[upload, epoch] = offset
             if receipt.queued and is_old:
                 self.unsure.add(message["number"])
             elif receipt.status != "stale":

@@ -160,7 +160,8 @@ end
 local function publish_next(meta, log, channel, payload, number, what, at, epoch)
   if failed[meta] then return failed[meta] end
   local is_milestone, added = what == '1', nil
-  if type(try('XADD', log, at, 'd', payload)) == 'table' then
+  -- A log that begins now would take any offset.
+  if type(try('XADD', log, 'NOMKSTREAM', at, 'd', payload)) ~= 'string' then
     surprised[meta] = true
     return nil
   elseif is_milestone then

@@ -170,22 +170,31 @@ async def test_a_log_that_is_gone_gives_no_offset_twice(
 
 @pytest.mark.parametrize("count", [1, 5, 40])
 @pytest.mark.parametrize("message", [note(0), progress(0)], ids=["note", "progress"])
+@pytest.mark.parametrize("rules", ["", " -xsetid"])
 async def test_a_history_that_another_publisher_has_begun_goes_on(
-    own_redis: RedisServer, make_instance: InstanceFactory, count: int, message: Any
+    make_redis: Callable[..., RedisServer],
+    make_instance: InstanceFactory,
+    count: int,
+    message: Any,
+    rules: str,
 ) -> None:
     """Before, behind and at the offset that the first one foresees."""
-    instance = await make_instance(own_redis.url, history=HISTORY)
-    another = await make_instance(own_redis.url, history=HISTORY)
+    rules = f"allkeys allchannels allcommands{rules}"
+    server = make_redis(password="right", acl_user="app", acl_rules=rules)
+    instance = await make_instance(server.url, history=HISTORY)
+    another = await make_instance(server.url, history=HISTORY)
     (old, *_) = await instance.publish("u", *[note(number) for number in range(5)])
-    own_redis.client.flushall()
+    server.client.flushall()
     ours = await another.publish("u", FINAL, *[note(number) for number in range(count)])
     after = await instance.publish("u", message, note(1))
     assert {epoch for epoch, _ in after} == {ours[0][0]} != {old[0]}
-    assert after[0][1] > ours[-1][1] and after[1][1] == after[0][1] + 1
-    assert positions(own_redis, "u") == ours + after, "nothing of the other one is lost"
+    last, foreseen = ours[-1][1], 6
+    begins = max(last, foreseen if "-xsetid" in rules else 0) + 1
+    assert [offset for _, offset in after] == [begins, begins + 1]
+    assert positions(server, "u") == ours + after, "nothing of the other one is lost"
     client = await instance.watch("u", user="late")
-    begins = [position for position in ours + after if position >= after[0]]
-    await client.saw(*[at for _, at in (ours + after if message == note(0) else begins)])
+    state = ours + after if message == note(0) else after
+    await client.saw(*[offset for _, offset in state])
 
 
 async def test_what_may_not_be_published_any_more_is_refused_and_not_kept(

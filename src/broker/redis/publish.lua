@@ -173,10 +173,12 @@ local function publish_next(meta, log, channel, payload, number, what, at, epoch
     local now = try('HGET', meta, 'e')
     if type(now) == 'table' then return take_back(meta, log, at, is_milestone, now) end
     if now ~= epoch then
-      -- The history was lost, and perhaps another one has begun. That one goes on behind this offset.
+      -- The history was lost, and perhaps another one has begun. That one goes on where it was, or behind
+      -- this offset if the log cannot be set back.
       take_back(meta, log, at, is_milestone)
       try('HDEL', meta, epoch)
-      if now then try('HSET', meta, now, at) end
+      local last = now and try('HGET', meta, now)
+      if last and not try('XSETID', log, last).ok then try('HSET', meta, now, at) end
       surprised[meta] = true
       return nil
     end

@@ -170,31 +170,45 @@ async def test_a_log_that_is_gone_gives_no_offset_twice(
 
 @pytest.mark.parametrize("count", [1, 5, 40])
 @pytest.mark.parametrize("message", [note(0), progress(0)], ids=["note", "progress"])
-@pytest.mark.parametrize("rules", ["", " -xsetid"])
 async def test_a_history_that_another_publisher_has_begun_goes_on(
-    make_redis: Callable[..., RedisServer],
-    make_instance: InstanceFactory,
-    count: int,
-    message: Any,
-    rules: str,
+    own_redis: RedisServer, make_instance: InstanceFactory, count: int, message: Any
 ) -> None:
     """Before, behind and at the offset that the first one foresees."""
-    rules = f"allkeys allchannels allcommands{rules}"
+    instance = await make_instance(own_redis.url, history=HISTORY)
+    another = await make_instance(own_redis.url, history=HISTORY)
+    (old, *_) = await instance.publish("u", *[note(number) for number in range(5)])
+    own_redis.client.flushall()
+    ours = await another.publish("u", FINAL, *[note(number) for number in range(count)])
+    client = await another.watch("u")
+    await client.saw(*range(1, count + 2))
+    after = await instance.publish("u", message, note(1))
+    assert ours + after == [(ours[0][0], offset) for offset in range(1, count + 4)]
+    assert old[0] != ours[0][0]
+    assert positions(own_redis, "u") == ours + after, "nothing of the other one is lost"
+    assert own_redis.client.pttl(key("u", "log")) > 0
+    await client.saw(*range(1, count + 4))
+    late = await instance.watch("u", user="late")
+    state = ours + after if message == note(0) else after
+    await late.saw(*[offset for _, offset in state])
+
+
+async def test_an_offset_that_was_used_up_stays_so_in_a_history_that_goes_on(
+    make_redis: Callable[..., RedisServer], make_instance: InstanceFactory
+) -> None:
+    rules = "allcommands allkeys allchannels"
     server = make_redis(password="right", acl_user="app", acl_rules=rules)
     instance = await make_instance(server.url, history=HISTORY)
-    another = await make_instance(server.url, history=HISTORY)
-    (old, *_) = await instance.publish("u", *[note(number) for number in range(5)])
+    another = await make_instance(server.url, history=HISTORY, strict=True)
+    await instance.publish("u", *[note(number) for number in range(9)])
     server.client.flushall()
-    ours = await another.publish("u", FINAL, *[note(number) for number in range(count)])
-    after = await instance.publish("u", message, note(1))
-    assert {epoch for epoch, _ in after} == {ours[0][0]} != {old[0]}
-    last, foreseen = ours[-1][1], 6
-    begins = max(last, foreseen if "-xsetid" in rules else 0) + 1
-    assert [offset for _, offset in after] == [begins, begins + 1]
-    assert positions(server, "u") == ours + after, "nothing of the other one is lost"
-    client = await instance.watch("u", user="late")
-    state = ours + after if message == note(0) else after
-    await client.saw(*[offset for _, offset in state])
+    ours = await another.publish("u", note(1), note(2))
+    server.client.acl_setuser("app", enabled=True, reset_channels=True)
+    with pytest.raises(fanwire.PublishError):
+        await another.publisher.publish_progress("u", note(3))
+    server.client.acl_setuser("app", enabled=True, channels=["*"])
+    after = await instance.publish("u", note(4))
+    assert ours + after == [(ours[0][0], offset) for offset in (1, 2, 4)]
+    assert await another.publish("u", note(5)) == [(ours[0][0], 5)]
 
 
 async def test_what_may_not_be_published_any_more_is_refused_and_not_kept(

@@ -155,6 +155,17 @@ local function take_back(meta, log, at, is_milestone, refusal)
   return refusal and fail(meta, refusal.err)
 end
 
+-- An offset that was used up can be given again. To delete an entry is not enough, and later servers than
+-- 7.0 do not let XSETID do it.
+local function set_back(log, last)
+  local entries = try('XRANGE', log, '-', '+')
+  try('DEL', log)
+  for _, entry in ipairs(entries) do try('XADD', log, entry[1], entry[2][1], entry[2][2]) end
+  -- Fails where the last one is there.
+  if type(try('XADD', log, last, 'd', '')) == 'string' then try('XDEL', log, last) end
+  try('PEXPIRE', log, ttl + slack)
+end
+
 -- All that is to be done for a message that finds everything as foreseen; if it does not, nothing is.
 -- Nothing here raises an error: to call a function so that it may costs as much as this does besides.
 local function publish_next(meta, log, channel, payload, number, what, at, epoch)
@@ -173,12 +184,10 @@ local function publish_next(meta, log, channel, payload, number, what, at, epoch
     local now = try('HGET', meta, 'e')
     if type(now) == 'table' then return take_back(meta, log, at, is_milestone, now) end
     if now ~= epoch then
-      -- The history was lost, and perhaps another one has begun. That one goes on where it was, or behind
-      -- this offset if the log cannot be set back.
+      -- The history was lost, and perhaps another one has begun, which goes on where it was.
       take_back(meta, log, at, is_milestone)
       try('HDEL', meta, epoch)
-      local last = now and try('HGET', meta, now)
-      if last and not try('XSETID', log, last).ok then try('HSET', meta, now, at) end
+      if now then set_back(log, try('HGET', meta, now)) end
       surprised[meta] = true
       return nil
     end

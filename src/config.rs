@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::{ConnectionInfo, IntoConnectionInfo};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
 use crate::broker::postgres::dsn::{self, Dsn};
 use crate::error::Error;
@@ -85,6 +85,17 @@ impl BrokerUrl {
                 "{shown:?} is not a Redis URL (redis://[user:password@]host[:port][/database]){colon}{detail}"
             ))
         })?;
+        let is_of_a_socket = matches!(info.addr(), ConnectionAddr::Unix(_));
+        if let Some(known) = unknown_parameter(rest, is_of_a_socket) {
+            let database = if is_of_a_socket {
+                ""
+            } else {
+                "; the database is the path, as in redis://host/1"
+            };
+            return Err(Error::Config(format!(
+                "{shown:?}: behind the question mark may stand {known}{database}"
+            )));
+        }
         let password = info.redis_settings().password();
         let secrets = password.filter(|password| !password.is_empty()).map(str::to_owned);
         let secrets = secrets.into_iter().collect();
@@ -114,6 +125,19 @@ impl BrokerUrl {
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         self.secrets.iter().fold(text, |text, secret| text.replace(secret, "***"))
     }
+}
+
+/// The parameters that a Redis URL may have, if it has another one: who writes one counts on it.
+fn unknown_parameter(rest: &str, is_of_a_socket: bool) -> Option<&'static str> {
+    let (known, text): (&[&str], _) = if is_of_a_socket {
+        (&["db", "user", "pass", "protocol"], "db, user, pass and protocol")
+    } else {
+        (&["protocol"], "protocol")
+    };
+    let (_, query) = rest.split('#').next()?.split_once('?')?;
+    let mut names =
+        query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split('=').next());
+    names.any(|name| name.is_none_or(|name| !known.contains(&name))).then_some(text)
 }
 
 /// A URL's scheme and what follows it. `://` may stand in a password of what is no URL.
@@ -394,5 +418,18 @@ mod tests {
             assert!(matches!(BrokerUrl::parse(url).unwrap().target, Target::Redis(_)), "{url}");
         }
         assert!(matches!(BrokerUrl::parse("memory://").unwrap().target, Target::Memory));
+    }
+
+    #[test]
+    fn no_parameter_is_ignored_that_somebody_counts_on() {
+        for (url, why) in [
+            ("redis://localhost/?db=3", "protocol; the database is the path"),
+            ("rediss://localhost/1?protocol=resp3&timeout=5#insecure", "protocol; the database"),
+            ("unix:///tmp/r.sock?db=2&database=3", "db, user, pass and protocol"),
+        ] {
+            let error = BrokerUrl::parse(url).unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, Error::Config(_)) && text.contains(why), "{text}");
+        }
     }
 }

@@ -107,10 +107,31 @@ MALFORMED = [
     "redis://localhost:99999",
     "redis://app:hunter2@[::1",
     "redis://localhost/not-a-number",
+    "redis://:hunter2@localhost/?db=3",
     "memory://somewhere",
     "postgresql+asyncpg://app:hunter2@localhost/db",
     "app:hunter2@localhost",
 ]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_a_database_that_is_not_there(
+    redis_server: RedisServer, make_publisher: PublisherFactory, strict: bool
+) -> None:
+    manager = fanwire.ConnectionManager()
+    publisher = make_publisher(f"{redis_server.url}/9999", manager=manager, strict=strict)
+    with pytest.raises(fanwire.BrokerError, match="DB index is out of range"):
+        await bounded(publisher.start())
+
+
+async def test_who_may_not_choose_a_database_may_listen(
+    make_redis: RedisFactory, make_publisher: PublisherFactory
+) -> None:
+    rules = "allcommands allchannels -select"
+    server = make_redis(password="right", acl_user="app", acl_rules=rules)
+    publisher = make_publisher(f"{server.url}/3", manager=fanwire.ConnectionManager())
+    await bounded(publisher.start())
+    assert publisher.health()["state"] == "live"
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -12,9 +12,10 @@ pub fn unfit(why: Unfit, message: &Bound<'_, PyAny>) -> PyErr {
     match why {
         Unfit::NoObject => {
             let kind = message.get_type();
-            let kind = kind.name().map_or_else(|_| "an object".to_owned(), |name| name.to_string());
-            let text =
-                format!("with a history a message must be a JSON object, not that of {kind}");
+            let kind = kind.name().map_or_else(|_| "other".to_owned(), |name| name.to_string());
+            let text = format!(
+                "with a history a message must be a JSON object; this one is of type {kind}"
+            );
             PyTypeError::new_err(text)
         }
         Unfit::Reserved => {

@@ -249,9 +249,9 @@ impl Listening {
     }
 
     /// Waits for the answer to a command of the greeting.
-    async fn answer(&mut self, required: bool) -> Result<(), Error> {
+    async fn answer(&mut self, required: Required) -> Result<(), Error> {
         self.event(|listening, event| match event {
-            Event::Error(text) if required => Err(listening.complaint(text)),
+            Event::Error(text) if required.counts(text) => Err(listening.complaint(text)),
             _ => Ok(()),
         })
         .await
@@ -359,8 +359,27 @@ fn is_denied(text: &[u8]) -> bool {
     text.starts_with(b"NOPERM")
 }
 
+/// Whether a command has to succeed.
+#[derive(Clone, Copy)]
+enum Required {
+    Yes,
+    No,
+    /// Unless it is refused to this user.
+    IfAllowed,
+}
+
+impl Required {
+    fn counts(self, error: &[u8]) -> bool {
+        match self {
+            Self::Yes => true,
+            Self::No => false,
+            Self::IfAllowed => !is_denied(error),
+        }
+    }
+}
+
 /// What is sent before the subscription, and whether it must succeed.
-fn greeting(settings: &RedisConnectionInfo) -> Vec<(redis::Cmd, bool)> {
+fn greeting(settings: &RedisConnectionInfo) -> Vec<(redis::Cmd, Required)> {
     let mut commands = Vec::new();
     let credentials = settings.password().map(|password| (settings.username(), password));
     if settings.protocol() == ProtocolVersion::RESP3 {
@@ -369,18 +388,24 @@ fn greeting(settings: &RedisConnectionInfo) -> Vec<(redis::Cmd, bool)> {
         if let Some((username, password)) = credentials {
             hello.arg("AUTH").arg(username.unwrap_or("default")).arg(password);
         }
-        commands.push((hello, true));
+        commands.push((hello, Required::Yes));
     } else if let Some((username, password)) = credentials {
         let mut auth = redis::cmd("AUTH");
         if let Some(username) = username {
             auth.arg(username);
         }
         auth.arg(password);
-        commands.push((auth, true));
+        commands.push((auth, Required::Yes));
+    }
+    // Channels know no databases; but histories do, and one that is not there is told at the start.
+    if settings.db() != 0 {
+        let mut select = redis::cmd("SELECT");
+        select.arg(settings.db());
+        commands.push((select, Required::IfAllowed));
     }
     // For whoever reads CLIENT LIST; a server that refuses it is none the worse.
     let mut name = redis::cmd("CLIENT");
     name.arg("SETNAME").arg("fanwire-listener");
-    commands.push((name, false));
+    commands.push((name, Required::No));
     commands
 }

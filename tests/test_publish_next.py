@@ -150,6 +150,7 @@ async def test_a_log_that_is_gone_is_begun_again_within_the_history(
     after = await instance.publish("u", progress(2), note(3))
     assert at + after == [(at[0][0], offset) for offset in (1, 2, 3, 4)]
     assert positions(own_redis, "u") == after
+    assert own_redis.client.pttl(key("u", "log")) > 0, "it expires like the other one"
     await client.saw(1, 2, 3, 4)
 
 
@@ -190,6 +191,42 @@ async def test_a_history_that_another_publisher_has_begun_goes_on(
     late = await instance.watch("u", user="late")
     state = ours + after if message == note(0) else after
     await late.saw(*[offset for _, offset in state])
+
+
+@pytest.mark.parametrize("refused", ["xrange", "del"])
+async def test_a_history_that_cannot_be_set_back_goes_on_behind_a_hole(
+    make_redis: Callable[..., RedisServer], make_instance: InstanceFactory, refused: str
+) -> None:
+    rules = f"allkeys allchannels allcommands -{refused}"
+    server = make_redis(password="right", acl_user="app", acl_rules=rules)
+    instance = await make_instance(server.url, history=HISTORY)
+    another = await make_instance(server.url, history=HISTORY)
+    await instance.publish("u", *[note(number) for number in range(5)])
+    server.client.flushall()
+    ours = await another.publish("u", FINAL, note(1))
+    after = await instance.publish("u", note(2))
+    after += await another.publish("u", note(3))
+    after += await instance.publish("u", note(4))
+    assert ours + after == [(ours[0][0], offset) for offset in (1, 2, 7, 8, 9)]
+    assert positions(server, "u") == ours + after
+
+
+async def test_what_may_not_be_noted_is_refused_and_not_kept(
+    make_redis: Callable[..., RedisServer], make_publisher: PublisherFactory
+) -> None:
+    rules = "allkeys allchannels allcommands"
+    server = make_redis(password="right", acl_user="app", acl_rules=rules)
+    publisher = make_publisher(server.url, history=HISTORY, strict=True)
+    at = [await publish(publisher, "u", note(number)) for number in range(3)]
+    server.client.acl_setuser("app", enabled=True, commands=["-hset"])
+    for number in range(2):
+        with pytest.raises(fanwire.PublishError):
+            await publisher.publish_progress("u", note(number))
+    assert positions(server, "u") == at
+    server.client.acl_setuser("app", enabled=True, commands=["+hset"])
+    after = await publish(publisher, "u", note(3))
+    assert after[0] == at[0][0] and after[1] > at[-1][1]
+    assert positions(server, "u") == [*at, after]
 
 
 async def test_an_offset_that_was_used_up_stays_so_in_a_history_that_goes_on(

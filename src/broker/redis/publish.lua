@@ -21,6 +21,8 @@
 local KEYS, ARGV, type, tonumber, sub = KEYS, ARGV, type, tonumber, string.sub
 local call, try, format = redis.call, redis.pcall, string.format
 local source = ARGV[1]
+-- Uploads whose log is to begin again, and has no expiry yet.
+local begins = {}
 
 local function publish(meta, log, keys, channel, head, number, what, version_text, key)
   local is_milestone, version = sub(what, 1, 1) == '1', version_text and tonumber(version_text)
@@ -47,7 +49,7 @@ local function publish(meta, log, keys, channel, head, number, what, version_tex
       local since = now - had[2]
       -- What was passed over is looked at again, so that it gets the same answer.
       if since <= 0 and since ~= -0.5 then return '3 0 0 ' .. epoch end
-      due = now % (slack * 1000) < since
+      due = begins[meta] or now % (slack * 1000) < since
     elseif call('HLEN', meta) > 64 then
       -- Workers come and go while an upload stays. Only a retry needs to know what it is that came.
       for _, field in ipairs(call('HKEYS', meta)) do
@@ -147,20 +149,29 @@ local function fail(meta, text)
   return failed[meta]
 end
 
--- The offset stays used up. Which milestone was the newest one is not known any more, and without one the
--- current state is all that is kept.
-local function take_back(meta, log, at, is_milestone, refusal)
-  try('HDEL', meta, source, is_milestone and 'm' or source)
+-- A message is not there after all. Its offset stays used up. Which milestone was the newest one is not
+-- known any more, and without one the current state is all that is kept. What came before has come.
+local function refuse(meta, log, at, number, is_milestone, refusal)
+  try('HSET', meta, source, format('%.2f', tonumber(number) - 0.25))
+  if is_milestone then try('HDEL', meta, 'm') end
   try('XDEL', log, at)
-  return refusal and fail(meta, refusal.err)
+  return fail(meta, refusal.err)
 end
 
--- An offset that was used up can be given again. To delete an entry is not enough, and later servers than
--- 7.0 do not let XSETID do it.
-local function set_back(log, last)
-  local entries = try('XRANGE', log, '-', '+')
-  try('DEL', log)
-  for _, entry in ipairs(entries) do try('XADD', log, entry[1], entry[2][1], entry[2][2]) end
+-- The message is in the log of a history that goes on where it was: that of another epoch, or one that could
+-- not be told. To delete the entry is not enough, and servers later than 7.0 do not let XSETID do it. Where
+-- that is not allowed, or would take long, the offset is used up.
+local function take_out(meta, log, at, other)
+  local last = try('HGET', meta, other)
+  local entries = size <= 1024 and try('XRANGE', log, '-', '+') or { err = '' }
+  if type(last) ~= 'string' or entries.err or type(try('DEL', log)) == 'table' then
+    try('XDEL', log, at)
+    try('HSET', meta, other, at)
+    return
+  end
+  for _, entry in ipairs(entries) do
+    if entry[1] ~= at .. '-0' then try('XADD', log, entry[1], entry[2][1], entry[2][2]) end
+  end
   -- Fails where the last one is there.
   if type(try('XADD', log, last, 'd', '')) == 'string' then try('XDEL', log, last) end
   try('PEXPIRE', log, ttl + slack)
@@ -170,30 +181,37 @@ end
 -- Nothing here raises an error: to call a function so that it may costs as much as this does besides.
 local function publish_next(meta, log, channel, payload, number, what, at, epoch)
   if failed[meta] then return failed[meta] end
-  local is_milestone, added = what == '1', nil
   -- A log that begins now would take any offset.
-  if type(try('XADD', log, 'NOMKSTREAM', at, 'd', payload)) ~= 'string' then
-    surprised[meta] = true
+  local kept = try('XADD', log, 'NOMKSTREAM', at, 'd', payload)
+  if type(kept) ~= 'string' then
+    surprised[meta], begins[meta] = true, not kept
     return nil
-  elseif is_milestone then
+  end
+  local is_milestone, added = what == '1', nil
+  if is_milestone then
     added = try('HSET', meta, epoch, at, source, number, 'm', at)
   else
     added = try('HSET', meta, epoch, at, source, number)
   end
   if added ~= 0 then
+    if type(added) == 'table' then
+      take_out(meta, log, at, epoch)
+      return fail(meta, added.err)
+    end
     local now = try('HGET', meta, 'e')
-    if type(now) == 'table' then return take_back(meta, log, at, is_milestone, now) end
+    if type(now) == 'table' then return refuse(meta, log, at, number, is_milestone, now) end
     if now ~= epoch then
-      -- The history was lost, and perhaps another one has begun, which goes on where it was.
-      take_back(meta, log, at, is_milestone)
-      try('HDEL', meta, epoch)
-      if now then set_back(log, try('HGET', meta, now)) end
+      -- The history was lost, and perhaps another one has begun.
+      try('HDEL', meta, epoch, source, is_milestone and 'm' or source)
+      if now then take_out(meta, log, at, now) end
       surprised[meta] = true
       return nil
     end
   end
   local receivers = try('PUBLISH', channel, payload)
-  if type(receivers) == 'table' then return take_back(meta, log, at, is_milestone, receivers) end
+  if type(receivers) == 'table' then
+    return refuse(meta, log, at, number, is_milestone, receivers)
+  end
   return receivers
 end
 

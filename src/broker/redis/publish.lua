@@ -12,12 +12,12 @@
 --       batch, and "@offset:epoch", if the history has to reach that.
 -- Gives for each an error, or how many received it, if it is as foreseen, or as a text: 0 published |
 -- 1 duplicate | 2 stale | 3 had come already | 4 nothing, for that message is missing; receivers,
--- offset, epoch. A text costs a third of a table, here and to read, and a number a tenth.
+-- offset, epoch. A text costs a third of a table, here and to read.
 --
 -- meta has e the epoch, under the epoch's name the last offset, m that of the newest milestone, v the
--- newest version, and for each source the number of its last message, with a half behind it if that was
--- passed over as a duplicate or stale. keys has each key behind its epoch, by offset. To
--- call a script costs as much as two of its commands, which is why many messages share a call.
+-- newest version, and for each source the number of its last message: half a number more if that was passed
+-- over as a duplicate or stale, and a quarter less if it was refused. keys has each key behind its epoch, by
+-- offset. To call a script costs as much as two of its commands, which is why many messages share a call.
 local KEYS, ARGV, type, tonumber, sub = KEYS, ARGV, type, tonumber, string.sub
 local call, try, format = redis.call, redis.pcall, string.format
 local source = ARGV[1]

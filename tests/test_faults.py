@@ -29,7 +29,7 @@ BITES = {
     FaultKind.NO_USER: "WRONGPASS",
     FaultKind.BLOCK: "received while a loop stood still",
 }
-# How often a plan is run at most, until each of its faults has done something.
+# How often a plan is run at most, until so much is delivered: a busy machine coalesces more.
 ATTEMPTS = 4
 # A run takes about five seconds; one that waits in vain for what is lost takes longer.
 TIMEOUT_SECONDS = 150
@@ -58,18 +58,17 @@ async def worlds() -> AsyncIterator[Worlds]:
 async def test_nothing_is_lost_or_it_is_told(worlds: Worlds, seed: int) -> None:
     plan = Plan.drawn(seed)
     kinds = {fault.kind for fault in plan.faults}
-    missing = {what for kind, what in BITES.items() if kind in kinds}
-    # A busy machine has nothing to throttle and coalesces more: then once more.
+    bites = {what for kind, what in BITES.items() if kind in kinds}
     for _ in range(ATTEMPTS):
         outcome = await run(await worlds(plan.history_size), plan)
         assert not outcome.failed, outcome.report()
         # Something happened, or the verdict would be about nothing.
         assert outcome.injected.total() > 0
         assert outcome.ledger.accepted > 200
-        missing = {what for what in missing if not outcome.effects[what]}
-        if not missing and outcome.verdict.delivered > 2_000:
+        assert {what for what in bites if not outcome.effects[what]} == set()
+        assert outcome.verdict.delivered > 500
+        if outcome.verdict.delivered > 2_000:
             return
-    assert missing == set(), f"after {ATTEMPTS} runs"
     assert outcome.verdict.delivered > 2_000
 
 

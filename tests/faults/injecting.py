@@ -13,6 +13,8 @@ from tests.faults.world import World
 
 SLOWEST_BYTES_PER_SECOND = 20_000
 FASTEST_BYTES_PER_SECOND = 200_000
+# So many times as long, until something came that could be throttled.
+THROTTLED_AT_MOST = 20
 _STALLED = {
     FaultKind.STALL_BOTH: BOTH,
     FaultKind.STALL_TO_BROKER: (Towards.BROKER,),
@@ -118,7 +120,7 @@ class Injector:
                 await self._delay(hit, chance.uniform(0.01, 0.1), fault.lasts_seconds)
             case FaultKind.THROTTLE:
                 rate = chance.uniform(SLOWEST_BYTES_PER_SECOND, FASTEST_BYTES_PER_SECOND)
-                await self._throttle(hit, rate, fault.lasts_seconds)
+                await self._throttle(door, hit, rate, fault.lasts_seconds)
             case FaultKind.REFUSE:
                 door.refusing = True
                 for passage in hit:
@@ -137,13 +139,22 @@ class Injector:
         for passage in hit:
             passage.delay(0.0)
 
-    async def _throttle(self, hit: Sequence[Passage], rate: float, lasts: float) -> None:
-        self._throttled.update(hit)
-        for passage in hit:
-            passage.throttle(rate)
-        await asyncio.sleep(lasts)
-        for passage in hit:
+    async def _throttle(
+        self, door: Door, hit: Sequence[Passage], rate: float, lasts: float
+    ) -> None:
+        throttled: set[Passage] = set()
+        for _ in range(THROTTLED_AT_MOST):
+            for passage in {*hit} - throttled:
+                passage.throttle(rate)
+                throttled.add(passage)
+            await asyncio.sleep(lasts)
+            if any(passage.slowed_bytes for passage in throttled):
+                break
+            # On a busy machine nothing came, or the connection was replaced meanwhile.
+            hit = door.passages
+        for passage in throttled:
             passage.throttle(None)
+        self._throttled |= throttled
 
     async def _stall(self, fault: Fault, door: Door, hit: Sequence[Passage]) -> None:
         directions = _STALLED[fault.kind]

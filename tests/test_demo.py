@@ -175,7 +175,8 @@ def check_messages(messages: list[Any], upload_id: str) -> None:
         assert isinstance(payload["progress_percent"], int)
     percents = [message["payload"]["progress_percent"] for message in progress]
     assert percents == sorted(percents)
-    assert percents[0] == 0
+    # Where a machine is busy, newer progress may have taken the place of the first.
+    assert percents[0] == 0 or messages[0]["_fanwire"]["offset"] > 1
     assert percents[-1] <= 99
     stages = [message["payload"]["stage"] for message in progress]
     # Each in its turn. What a newer message overwrote on the way is not seen, and need not be.

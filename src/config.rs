@@ -81,8 +81,13 @@ impl BrokerUrl {
         let info = url.into_connection_info().map_err(|error| {
             let detail = error.detail().filter(|detail| !detail.contains(rest)).unwrap_or("");
             let colon = if detail.is_empty() { "" } else { ": " };
+            let hint = if rest.contains('@') {
+                "; in a password @ / # ? % are written as %40 %2F %23 %3F %25"
+            } else {
+                ""
+            };
             Error::Config(format!(
-                "{shown:?} is not a Redis URL (redis://[user:password@]host[:port][/database]){colon}{detail}"
+                "{shown:?} is not a Redis URL (redis://[user:password@]host[:port][/database]){colon}{detail}{hint}"
             ))
         })?;
         let is_of_a_socket = matches!(info.addr(), ConnectionAddr::Unix(_));
@@ -370,6 +375,9 @@ mod tests {
             "redis://localhost/hunter2",
             "memory://x",
             "redis://a:hunter2@[::1",
+            "redis://:hunt/hunter2@localhost",
+            "redis://:hunt#hunter2@localhost",
+            "redis://:hunt?hunter2@localhost",
             "amqp://a:hunter2@h",
             "postgresql://a:hunter2@h:x/db",
             "postgresql://a:x?hunter2=x@h/db",
@@ -385,6 +393,16 @@ mod tests {
                 assert!(!error.to_string().contains("hunter2"), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn a_password_that_has_to_be_written_otherwise_is_told_how() {
+        for password in ["a/b", "a#b", "a?b"] {
+            let error = BrokerUrl::parse(&format!("redis://:{password}@localhost")).unwrap_err();
+            assert!(error.to_string().contains("%2F"), "{error}");
+        }
+        let error = BrokerUrl::parse("redis://localhost:x").unwrap_err();
+        assert!(!error.to_string().contains("%2F"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import psycopg
+import pytest
 
 import fanwire
 import fanwire.postgres
@@ -107,3 +108,44 @@ async def test_tables_that_are_dropped_meanwhile_are_made_again(
         own_postgres.client.execute(f"DROP {dropped}".encode())
         receipt = await bounded(publisher.publish_progress(unique("upload"), note(0), receipt=True))
         assert receipt.status == "published", dropped
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+async def test_what_must_be_sent_again_is_not_overtaken(
+    own_postgres: PostgresServer, make_instance: InstanceFactory, unique: Unique, failing: int
+) -> None:
+    """One upload is held, so that each is sent by itself; another one's first message fails once.
+
+    Its second message is in another call, behind one that is not recorded.
+    """
+    alone, held, other = unique("alone"), unique("held"), unique("other")
+    publisher = (await make_instance(own_postgres.url)).publisher
+    for upload in (alone, held, other):
+        await publisher.publish_progress(upload, note(0))
+    own_postgres.client.execute(
+        f"""
+        CREATE SEQUENCE attempt;
+        GRANT ALL ON SEQUENCE attempt TO PUBLIC;
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+          IF NEW.heads[1] LIKE '%101%' AND nextval('attempt') = {failing} THEN
+            RAISE EXCEPTION 'once' USING ERRCODE = 'serialization_failure';
+          END IF;
+          RETURN NEW;
+        END $$;
+        CREATE TRIGGER fail BEFORE INSERT ON fanwire_messages FOR EACH ROW EXECUTE FUNCTION fail();
+        """.encode()
+    )
+    with psycopg.connect(own_postgres.url) as application:
+        for upload in (alone, held):
+            application.execute("SELECT fanwire_publish_upload(%s, '{}', 256)", [upload])
+        await asyncio.gather(
+            publisher.publish_progress(alone, note(1)),  # the others come while it is under way
+            publisher.publish_progress(held, note(1)),
+            publisher.publish_progress(other, note(101)),
+            publisher.broadcast("t", "in between"),
+            publisher.publish_progress(other, note(102)),
+        )
+        application.rollback()
+    await until(lambda: not publisher.stats()["pending_messages"], "all is published")
+    numbers = [message["number"] for message in histories.kept(own_postgres, other)]
+    assert numbers == [0, 101, 102]

@@ -86,12 +86,12 @@ impl Link {
                 Err(verdict) => vec![Err(verdict); runs.len()],
             },
         };
-        // Uploads that somebody holds: nothing of theirs is sent before what has to wait.
-        let mut held: HashMap<&str, Error> = HashMap::new();
+        // Uploads of which something is to be sent again: nothing of theirs is sent before that.
+        let mut open: HashMap<&str, Verdict> = HashMap::new();
         for (run, outcome) in runs.iter().zip(outcomes) {
             match outcome {
                 Err(Verdict::Behind) => {
-                    for (of_upload, outcome) in self.by_upload(run, batch, &mut held).await? {
+                    for (of_upload, outcome) in self.by_upload(run, batch, &mut open).await? {
                         for (index, at) in of_upload.at.iter().enumerate() {
                             verdicts[*at] = Some(match &outcome {
                                 Ok(receipts) => Verdict::Taken(receipts[index]),
@@ -142,21 +142,23 @@ impl Link {
         &mut self,
         run: &Run<'b>,
         batch: &'b [Outgoing],
-        held: &mut HashMap<&'b str, Error>,
+        open: &mut HashMap<&'b str, Verdict>,
     ) -> Result<Vec<(Run<'b>, Result<Vec<Receipt>, Verdict>)>, Error> {
         let mut outcomes = Vec::new();
         for (upload, of_upload) in run.by_upload(batch) {
-            let outcome = match held.get(upload) {
-                Some(error) => Err(Verdict::Refused(error.clone())),
+            let outcome = match open.get(upload) {
+                Some(verdict) => Err(verdict.clone()),
                 None => self.alone(&of_upload).await?,
             };
             let outcome = match (outcome, self.locked.take()) {
-                (Err(Verdict::Behind), Some(error)) => {
-                    held.insert(upload, error.clone());
-                    Err(Verdict::Refused(error))
-                }
+                (Err(Verdict::Behind), Some(error)) => Err(Verdict::Refused(error)),
                 (outcome, _) => outcome,
             };
+            if let Err(verdict @ (Verdict::Again | Verdict::Refused(Error::Unreachable { .. }))) =
+                &outcome
+            {
+                open.insert(upload, verdict.clone());
+            }
             outcomes.push((of_upload, outcome));
         }
         Ok(outcomes)

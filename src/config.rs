@@ -81,11 +81,7 @@ impl BrokerUrl {
         let info = url.into_connection_info().map_err(|error| {
             let detail = error.detail().filter(|detail| !detail.contains(rest)).unwrap_or("");
             let colon = if detail.is_empty() { "" } else { ": " };
-            let hint = if rest.contains('@') {
-                "; in a password @ / # ? % are written as %40 %2F %23 %3F %25"
-            } else {
-                ""
-            };
+            let hint = hint(rest);
             Error::Config(format!(
                 "{shown:?} is not a Redis URL (redis://[user:password@]host[:port][/database]){colon}{detail}{hint}"
             ))
@@ -111,13 +107,14 @@ impl BrokerUrl {
         let dsn = Dsn::parse(rest, &|name| std::env::var(name).ok()).map_err(|why| {
             // The reason may quote a parameter that is none, but a part of the password.
             let why = if shown.contains("://***") {
-                "a password is followed by @ and a host; in it, write %3F for ?, %40 for @ and %2F for /"
+                "a password is followed by @ and a host"
             } else {
                 &why
             };
             Error::Config(format!(
                 "{shown:?} is not a PostgreSQL URL \
-                 (postgresql://[user[:password]@][host][:port][/database][?parameters]): {why}"
+                 (postgresql://[user[:password]@][host][:port][/database][?parameters]): {why}{}",
+                hint(rest)
             ))
         })?;
         let secrets = dsn.password.clone().into_iter().collect();
@@ -304,6 +301,15 @@ impl Default for Limits {
     }
 }
 
+/// How to write what may be in a password, for a URL that may have one.
+fn hint(rest: &str) -> &'static str {
+    if rest.contains(['@', ':']) {
+        "; in a password @ / # ? % are written as %40 %2F %23 %3F %25"
+    } else {
+        ""
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -397,11 +403,17 @@ mod tests {
 
     #[test]
     fn a_password_that_has_to_be_written_otherwise_is_told_how() {
-        for password in ["a/b", "a#b", "a?b"] {
-            let error = BrokerUrl::parse(&format!("redis://:{password}@localhost")).unwrap_err();
+        for url in [
+            "redis://:a/b@localhost",
+            "redis://:a#b@localhost",
+            "redis://:a?b@localhost",
+            "postgresql://ada:a/b@localhost",
+            "postgresql://ada:a?b@localhost",
+        ] {
+            let error = BrokerUrl::parse(url).unwrap_err();
             assert!(error.to_string().contains("%2F"), "{error}");
         }
-        let error = BrokerUrl::parse("redis://localhost:x").unwrap_err();
+        let error = BrokerUrl::parse("redis://localhost/x").unwrap_err();
         assert!(!error.to_string().contains("%2F"), "{error}");
     }
 

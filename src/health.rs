@@ -48,6 +48,7 @@ struct Inner {
     /// When the broker gave a sign of life, through the listener's connection.
     heard: Option<Instant>,
     error: Option<String>,
+    history_error: Option<String>,
     /// Changes nobody was told of yet.
     changes: Vec<Change>,
 }
@@ -64,7 +65,8 @@ pub struct Health {
 impl Default for Health {
     fn default() -> Self {
         let (state, since) = (State::default(), Instant::now());
-        let inner = Inner { state, since, heard: None, error: None, changes: Vec::new() };
+        let (error, history_error, changes) = (None, None, Vec::new());
+        let inner = Inner { state, since, heard: None, error, history_error, changes };
         Self { inner: StdMutex::new(inner), owner: OnceLock::new() }
     }
 }
@@ -80,6 +82,8 @@ pub struct Report {
     pub heard: Option<Instant>,
     /// The trouble it is in, or was in last.
     pub error: Option<String>,
+    /// Why the listener cannot read the history; None if it can, or did not have to.
+    pub history_error: Option<String>,
 }
 
 impl Health {
@@ -106,6 +110,9 @@ impl Health {
         if inner.state == new {
             return false;
         }
+        if new == State::Stopped {
+            inner.history_error = None;
+        }
         let old = std::mem::replace(&mut inner.state, new);
         inner.since = Instant::now();
         if self.owner.get().is_none() {
@@ -120,6 +127,11 @@ impl Health {
         self.lock().heard = Some(Instant::now());
     }
 
+    /// Notes why the history cannot be read, or that it can.
+    pub fn note_reading(&self, error: Option<String>) {
+        self.lock().history_error = error;
+    }
+
     /// The changes since the last call.
     pub fn take_changes(&self) -> Vec<Change> {
         std::mem::take(&mut self.lock().changes)
@@ -128,8 +140,13 @@ impl Health {
     /// What is known now.
     pub fn report(&self) -> Report {
         let inner = self.lock();
-        let (state, since, heard) = (inner.state, inner.since, inner.heard);
-        Report { state, since, heard, error: inner.error.clone() }
+        Report {
+            state: inner.state,
+            since: inner.since,
+            heard: inner.heard,
+            error: inner.error.clone(),
+            history_error: inner.history_error.clone(),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {

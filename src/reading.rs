@@ -40,20 +40,21 @@ pub async fn run(job: &Job) {
         link: None,
         told_down: false,
         told_refusal: false,
-        refused: None,
+        trial: None,
         attempt: 0,
         at_once: UPLOADS_AT_ONCE,
         heard: 0,
     };
+    reader.note(None);
     let probes = !matches!(job.url.target, Target::Memory);
     let reads = job.limits.history.is_some();
     let mut probe_at = Instant::now() + PROBE_AFTER;
     let mut attended = None;
     loop {
-        let try_at = reader.refused.as_ref().map_or(probe_at, |(_, at)| *at);
+        let try_at = reader.trial.as_ref().map_or(probe_at, |trial| trial.at);
         tokio::select! {
             router = due(job, &mut attended), if reads => reader.read(&router).await,
-            () = tokio::time::sleep_until(try_at), if reader.refused.is_some() => {
+            () = tokio::time::sleep_until(try_at), if reader.trial.is_some() => {
                 reader.try_again().await;
             }
             () = tokio::time::sleep_until(probe_at), if probes => {
@@ -111,14 +112,22 @@ struct Reader<'a> {
     link: Option<Link>,
     told_down: bool,
     told_refusal: bool,
-    /// An upload that was refused to be read, as all of them are, and when that is tried again.
-    refused: Option<(Box<str>, Instant)>,
+    /// None while what is asked for can be read.
+    trial: Option<Trial>,
     /// Attempts that failed in a row.
     attempt: u32,
     /// Uploads to be read at once: fewer while that takes too long.
     at_once: usize,
     /// Messages heard when that was looked at last.
     heard: u64,
+}
+
+/// What is read to find out whether anything can be, though nobody may ask for it any more.
+struct Trial {
+    upload: Box<str>,
+    at: Instant,
+    /// Whether it was refused, and who asked went on without.
+    refused: bool,
 }
 
 impl Reader<'_> {
@@ -136,16 +145,16 @@ impl Reader<'_> {
             return;
         }
         let (ids, asks): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
+        let last = asks.last().map(|ask| ask.upload.clone()).unwrap_or_default();
         let answers = match self.ask(&asks).await {
             Ok(answers) => answers,
             // Who is not let read at all goes on without, too.
             Err(error) if is_lasting(&error) => vec![Err(error); asks.len()],
-            Err(error) => return self.failed(router, &ids, &error).await,
+            Err(error) => return self.failed(router, &ids, last, &error).await,
         };
         let mut again = false;
         let (mut trouble, mut refusal) = (None, None);
         let some_answered = answers.iter().any(Result::is_ok);
-        let last = asks.last().map(|ask| ask.upload.clone()).unwrap_or_default();
         for ((id, ask), answer) in ids.into_iter().zip(asks).zip(answers) {
             let _gate = runtime::gate();
             match answer {
@@ -162,7 +171,8 @@ impl Reader<'_> {
         }
         if let Some(error) = refusal {
             if !some_answered {
-                self.refused = Some((last, Instant::now() + TRY_AGAIN));
+                let at = Instant::now() + TRY_AGAIN;
+                self.trial = Some(Trial { upload: last, at, refused: true });
                 trouble = trouble.or(Some(error));
             } else if !std::mem::replace(&mut self.told_refusal, true) {
                 // One upload's own trouble is no outage.
@@ -171,7 +181,7 @@ impl Reader<'_> {
             }
         }
         if some_answered {
-            self.end_refusal();
+            self.end_trial();
         }
         match trouble {
             Some(error) => self.tell_down(&error),
@@ -184,19 +194,19 @@ impl Reader<'_> {
     }
 
     async fn try_again(&mut self) {
-        let Some((upload, at)) = &mut self.refused else { return };
-        *at = Instant::now() + TRY_AGAIN;
-        let ask = Ask { upload: upload.clone(), since: None };
+        let Some(trial) = &mut self.trial else { return };
+        trial.at = Instant::now() + TRY_AGAIN;
+        let ask = Ask { upload: trial.upload.clone(), since: None };
         // Before the listener is subscribed a read proves nothing.
         if self.is_live() && matches!(self.ask(&[ask]).await.as_deref(), Ok([Ok(_)])) {
-            self.end_refusal();
+            self.end_trial();
             self.recovered();
         }
     }
 
     /// Who went on without a history gets what they lack as soon as it can be read.
-    fn end_refusal(&mut self) {
-        if self.refused.take().is_none() {
+    fn end_trial(&mut self) {
+        if self.trial.take().is_none_or(|trial| !trial.refused) {
             return;
         }
         let _gate = runtime::gate();
@@ -209,8 +219,11 @@ impl Reader<'_> {
         &mut self,
         router: &Arc<Router>,
         ids: &[crate::recovery::TrackId],
+        last: Box<str>,
         error: &Error,
     ) {
+        let at = Instant::now() + TRY_AGAIN;
+        self.trial.get_or_insert(Trial { upload: last, at, refused: false });
         {
             let _gate = runtime::gate();
             router.ask_again(ids);
@@ -234,15 +247,22 @@ impl Reader<'_> {
     fn recovered(&mut self) {
         self.attempt = 0;
         if std::mem::take(&mut self.told_down) {
+            self.note(None);
             let text = format!("{}: the history can be read again", self.job.url.shown);
             self.job.tell(Level::Warning, text);
         }
     }
 
     fn tell_down(&mut self, error: &Error) {
+        self.note(Some(error));
         if !std::mem::replace(&mut self.told_down, true) {
             self.job.tell(Level::Error, format!("the history cannot be read: {error}"));
         }
+    }
+
+    fn note(&self, error: Option<&Error>) {
+        let _gate = runtime::gate();
+        self.job.health.note_reading(error.map(Error::to_string));
     }
 
     /// Publishes on the listener's own channel if nothing has come for a while, and waits for it.

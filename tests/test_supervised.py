@@ -15,6 +15,7 @@ from tests.conftest import RedisFactory, Unique
 from tests.connections import RecordingConnection
 from tests.deadlines import bounded, until
 from tests.histories import RESYNC, Client, InstanceFactory, note, progress
+from tests.postgres_server import OWNER, PostgresServer
 from tests.pubsub import Recorder
 from tests.redis_server import RedisServer
 
@@ -274,9 +275,14 @@ async def test_commands_of_the_history_revoked_and_granted(
     acl("-evalsha")(server)
     await worker.publish(upload, note(2))
     await client.saw(1, 2, 3)
+    health = instance.publisher.health
+    assert health()["history_error"] is None
     late = await instance.watch(upload, user="late")
     await instance.until_figure("snapshots", 2)
+    await until(lambda: "evalsha" in str(health()["history_error"]), "the health says why")
+    assert health()["state"] == "live"
     acl("allcommands")(server)
+    await until(lambda: health()["history_error"] is None, "it can be read again")
     later = await instance.watch(upload, user="later")
     await later.saw(1, 2, 3)
     # Who came meanwhile is told, and has no less than the others.
@@ -318,3 +324,19 @@ async def test_what_is_published_is_not_lost_by_the_listener(
         await worker.publish(upload, note(number))
         await client.reached(number)
     assert client.seen == list(range(1, number + 1))
+
+
+async def test_trouble_with_the_history_ends_though_nobody_asks_any_more(
+    own_postgres: PostgresServer, make_instance: InstanceFactory, unique: Unique
+) -> None:
+    """There is no connection left for who reads, and then there is."""
+    instance = await make_instance(own_postgres.url)
+    health = instance.publisher.health
+    await until(lambda: health()["state"] == "live", "it listens")
+    own_postgres.client.execute(f"ALTER ROLE {OWNER} CONNECTION LIMIT 1".encode())
+    client = await instance.watch(unique("upload"), user="ada")
+    await until(lambda: "too many connections" in str(health()["history_error"]), "it cannot read")
+    await instance.manager.disconnect("ada", client)
+    own_postgres.client.execute(f"ALTER ROLE {OWNER} CONNECTION LIMIT -1".encode())
+    await until(lambda: health()["history_error"] is None, "it can")
+    assert health()["state"] == "live"

@@ -616,8 +616,9 @@ class BrokerPubSub:
 
         ``state`` is "connecting", "live", "degraded" (it was live and is trying to be again) or
         "stopped". Beside it ``in_state_seconds``, ``last_heard_seconds`` (since the broker's last
-        sign of life, or None), ``error`` (the last trouble, or None), ``url``, ``reconnects``,
-        ``publish_outages``, ``wanted_topics`` and ``confirmed_topics``.
+        sign of life, or None), ``error`` (the last trouble, or None), ``history_error`` (why the
+        history cannot be read; None if it can), ``url``, ``reconnects``, ``publish_outages``,
+        ``wanted_topics`` and ``confirmed_topics``.
 
         Raises:
             fanwire.ConfigError: the URL makes no sense.

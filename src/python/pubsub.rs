@@ -165,8 +165,8 @@ impl BrokerPubSub {
 
     /// How the listener is: `state` ("connecting", "live", "degraded": it was live and is trying to be
     /// again, or "stopped"), `in_state_seconds`, `last_heard_seconds` (since the broker's last sign of life,
-    /// or None), `error` (the last trouble, or None), `url`, `reconnects`, `publish_outages`,
-    /// `wanted_topics` and `confirmed_topics`.
+    /// or None), `error` (the last trouble, or None), `history_error` (why the history cannot be read; None if
+    /// it can), `url`, `reconnects`, `publish_outages`, `wanted_topics` and `confirmed_topics`.
     ///
     /// Raises:
     ///     fanwire.errors.ConfigError: the URL makes no sense.

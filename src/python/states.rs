@@ -37,7 +37,7 @@ pub fn tell(py: Python<'_>, health: &Health) {
 
 /// What is known of a client's listener.
 pub fn report<'py>(py: Python<'py>, client: &Client) -> PyResult<Bound<'py, PyDict>> {
-    let Report { since, heard, error, .. } = client.health.report();
+    let Report { since, heard, error, history_error, .. } = client.health.report();
     let state = client.state();
     let seconds = |moment: Instant| moment.elapsed().as_secs_f64();
     let dict = PyDict::new(py);
@@ -45,6 +45,7 @@ pub fn report<'py>(py: Python<'py>, client: &Client) -> PyResult<Bound<'py, PyDi
     dict.set_item("in_state_seconds", seconds(since))?;
     dict.set_item("last_heard_seconds", heard.map(seconds))?;
     dict.set_item("error", error)?;
+    dict.set_item("history_error", history_error)?;
     dict.set_item("url", client.url())?;
     dict.set_item("reconnects", client.stats.reconnects.get())?;
     dict.set_item("publish_outages", client.stats.outages.get())?;

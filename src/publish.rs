@@ -67,6 +67,7 @@ pub async fn keep_running(job: Job) {
 async fn run(job: &Job) {
     let mut sender = Sender {
         link: None,
+        was_connected: false,
         source: runtime::random().get(),
         sent: 0,
         latest: Latest::default(),
@@ -91,8 +92,9 @@ async fn run(job: &Job) {
         let fates = match sender.connect(job).await {
             Ok(()) => sender.send(job, batch).await,
             Err(error) => {
-                let fate = |error| match sender.attempt {
-                    0 if Error::is_permanent(&error) => Fate::Failed(error),
+                let fate = |error: Error| match sender.attempt {
+                    // Who once was let in may be again: a password is changed, or a database is made anew.
+                    0 if error.is_permanent() && !sender.was_connected => Fate::Failed(error),
                     _ => Fate::NotSent(error),
                 };
                 batch.into_iter().map(|item| (item, fate(error.clone()))).collect()
@@ -118,6 +120,8 @@ enum Fate {
 
 struct Sender {
     link: Option<Link>,
+    /// Whether there ever was one.
+    was_connected: bool,
     /// Who publishes, for the broker.
     source: u64,
     /// The number of the last recorded message: microseconds since `began`, or one more than before.
@@ -151,6 +155,7 @@ impl Sender {
             _ => None,
         };
         self.link = Some(attempt?);
+        self.was_connected = true;
         self.latest.connected();
         Ok(())
     }
@@ -294,7 +299,7 @@ impl Sender {
         self.attempt = self.attempt.saturating_add(1);
         {
             let _gate = runtime::gate();
-            self.voice.begin(job, error);
+            self.voice.begin(job, error, true, Before::now(&job.stats));
             let answers = job.outbox.hold(back).into_iter();
             self.voice.answer(job, answers.map(|(reply, outcome)| (Some(reply), outcome)));
         }
@@ -340,6 +345,7 @@ impl Voice {
     /// Counts outcomes, and notices whether an outage begins or ends with them.
     fn note(&mut self, job: &Job, outcomes: &[Outcome], waits: Option<&Error>) {
         let stats = &job.stats;
+        let before = Before::now(stats);
         let (mut rejected, mut outage, mut taken) = (None, waits, false);
         for outcome in outcomes {
             match outcome {
@@ -370,19 +376,19 @@ impl Voice {
             job.journal.add(Level::Error, text);
         }
         match outage {
-            Some(error) => self.begin(job, error),
+            Some(error) => self.begin(job, error, waits.is_some(), before),
             None if taken || rejected.is_some() => self.end(job),
             None => {}
         }
     }
 
-    fn begin(&mut self, job: &Job, error: &Error) {
+    fn begin(&mut self, job: &Job, error: &Error, waits: bool, before: Before) {
         if self.down.is_some() {
             return;
         }
-        self.down = Some(Before::now(&job.stats));
+        self.down = Some(before);
         job.stats.outages.add(1);
-        let text = if job.outbox.keeps() && !error.is_permanent() {
+        let text = if job.outbox.keeps() && (waits || !error.is_permanent()) {
             format!("publishing fails, messages wait until this ends: {error}")
         } else {
             format!("publishing fails, messages are lost until this ends: {error}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from tests.conftest import PublisherFactory
 from tests.deadlines import bounded, until
 from tests.histories import kept
 from tests.outages import troubles
+from tests.postgres_server import OWNER, PostgresServer
 from tests.redis_server import RedisServer
 from tests.servers import AnyServer
 
 HISTORY = fanwire.History()
+FAILED = fanwire.Receipt("failed")
 QUICK = {"connect_timeout_seconds": 0.2, "publish_timeout_seconds": 0.2}
 
 
@@ -101,7 +104,7 @@ async def test_without_an_outbox_a_message_fails_at_once(
                 await bounded(publisher.publish_progress("a", progress(1)))
         else:
             receipt = await bounded(publisher.publish_progress("a", progress(1), receipt=True))
-            assert receipt == fanwire.Receipt("failed")
+            assert receipt == FAILED
         assert publisher.stats()["publish_failed"] == 1
         assert publisher.stats()["pending_messages"] == 0
         own_server.start()
@@ -257,3 +260,66 @@ async def test_a_time_to_drain_must_be_one(
         await fanwire.RedisPubSub("memory://").stop(drain_seconds=drain_seconds)
     with pytest.raises(fanwire.ConfigError, match="drain_seconds"):
         await fanwire.MemoryPubSub().stop(drain_seconds=drain_seconds)
+
+
+def lock_out(server: AnyServer) -> None:
+    if isinstance(server, PostgresServer):
+        server.client.execute(f"ALTER ROLE {OWNER} NOLOGIN".encode())
+    else:
+        client: Any = server.client
+        client.execute_command("ACL", "SETUSER", "default", "resetpass", ">other")
+    server.drop_clients()
+
+
+def let_in(server: AnyServer) -> None:
+    if isinstance(server, PostgresServer):
+        server.client.execute(f"ALTER ROLE {OWNER} LOGIN".encode())
+    else:
+        client: Any = server.client
+        client.execute_command("ACL", "SETUSER", "default", "nopass")
+
+
+async def test_who_was_let_in_before_waits_to_be_let_in_again(
+    own_server: AnyServer, make_publisher: PublisherFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher = make_publisher(own_server.url, history=HISTORY)
+    await publisher.publish_progress("a", progress(0))
+    lock_out(own_server)
+    receipts = [
+        await bounded(publisher.publish_progress("a", done(n), receipt=True)) for n in range(1, 4)
+    ]
+    assert [receipt.status for receipt in receipts] == ["queued"] * 3
+    let_in(own_server)
+    await published(publisher)
+    assert [number(message) for message in kept(own_server, "a")][-3:] == [1, 2, 3]
+    assert publisher.stats()["publish_failed"] == 0
+    assert "messages wait until this ends" in troubles(caplog)[0]
+
+
+async def test_who_never_was_let_in_is_told_at_once(
+    own_server: AnyServer, make_publisher: PublisherFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    lock_out(own_server)
+    publisher = make_publisher(own_server.url)
+    receipt = await bounded(publisher.publish_progress("a", progress(1), receipt=True))
+    assert receipt == FAILED
+    line = troubles(caplog)[0]
+    assert "messages are lost until this ends" in line
+    assert re.search("not permitted to log in|NOAUTH", line)
+    let_in(own_server)
+    receipt = await bounded(publisher.publish_progress("a", progress(2), receipt=True))
+    assert receipt.status == "published"
+
+
+async def test_all_that_failed_are_in_the_line_that_ends_an_outage(
+    own_server: AnyServer, make_publisher: PublisherFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher = make_publisher(own_server.url, outbox=None)
+    own_server.kill()
+    for n in range(3):
+        assert await bounded(publisher.publish_progress("a", done(n), receipt=True)) == FAILED
+    own_server.start()
+    failed = 3
+    while (await bounded(publisher.publish_progress("a", done(3), receipt=True))) == FAILED:
+        failed += 1
+    assert f"and {failed} others have failed" in caplog.messages[-1]

@@ -64,10 +64,23 @@ impl Link {
             refusal: None,
             alone: false,
         };
+        if info.redis_settings().password().is_none() {
+            link.knock().await?;
+        }
         if limits.history.is_some() {
             link.load().await?;
         }
         Ok(link)
+    }
+
+    /// Asks whether a password is wanted. Who has none learns it here, and not from each message.
+    async fn knock(&mut self) -> Result<(), Error> {
+        match redis::cmd("PING").exec_async(&mut self.connection).await {
+            Err(error) if error.code() == Some("NOAUTH") => {
+                Err(describe(&error, &self.url, &self.limits))
+            }
+            _ => Ok(()), // whatever else is wrong, the messages will tell
+        }
     }
 
     /// One round trip for the batch.

@@ -76,10 +76,11 @@ impl Link {
     /// Asks whether a password is wanted. Who has none learns it here, and not from each message.
     async fn knock(&mut self) -> Result<(), Error> {
         match redis::cmd("PING").exec_async(&mut self.connection).await {
-            Err(error) if error.code() == Some("NOAUTH") => {
+            // Whatever else the server says against it, the messages will tell.
+            Err(error) if error.code().is_none_or(|code| code == "NOAUTH") => {
                 Err(describe(&error, &self.url, &self.limits))
             }
-            _ => Ok(()), // whatever else is wrong, the messages will tell
+            _ => Ok(()),
         }
     }
 

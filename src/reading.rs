@@ -130,6 +130,12 @@ struct Trial {
     refused: bool,
 }
 
+impl Trial {
+    fn of(upload: Box<str>, refused: bool) -> Self {
+        Self { upload, at: Instant::now() + TRY_AGAIN, refused }
+    }
+}
+
 impl Reader<'_> {
     async fn read(&mut self, router: &Arc<Router>) {
         // Before the listener is subscribed a read proves nothing: what follows it would not come.
@@ -171,8 +177,7 @@ impl Reader<'_> {
         }
         if let Some(error) = refusal {
             if !some_answered {
-                let at = Instant::now() + TRY_AGAIN;
-                self.trial = Some(Trial { upload: last, at, refused: true });
+                self.trial = Some(Trial::of(last.clone(), true));
                 trouble = trouble.or(Some(error));
             } else if !std::mem::replace(&mut self.told_refusal, true) {
                 // One upload's own trouble is no outage.
@@ -184,7 +189,7 @@ impl Reader<'_> {
             self.end_trial();
         }
         match trouble {
-            Some(error) => self.tell_down(&error),
+            Some(error) => self.tell_down(last, &error),
             None => self.recovered(),
         }
         if again {
@@ -222,13 +227,11 @@ impl Reader<'_> {
         last: Box<str>,
         error: &Error,
     ) {
-        let at = Instant::now() + TRY_AGAIN;
-        self.trial.get_or_insert(Trial { upload: last, at, refused: false });
         {
             let _gate = runtime::gate();
             router.ask_again(ids);
         }
-        self.tell_down(error);
+        self.tell_down(last, error);
         if matches!(error, Error::Timeout { .. }) {
             self.at_once = (self.at_once / 2).max(1);
         }
@@ -253,7 +256,8 @@ impl Reader<'_> {
         }
     }
 
-    fn tell_down(&mut self, error: &Error) {
+    fn tell_down(&mut self, asked: Box<str>, error: &Error) {
+        self.trial.get_or_insert_with(|| Trial::of(asked, false));
         self.note(Some(error));
         if !std::mem::replace(&mut self.told_down, true) {
             self.job.tell(Level::Error, format!("the history cannot be read: {error}"));

@@ -146,7 +146,10 @@ def _process_of(demo: Demo, instance: Instance) -> int:
     """The child that listens on the instance's port."""
     inodes = listening_inodes(instance.port)
     for pid in demo.children():
-        held = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+        held = set()
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed just now
+                held.add(str(path.readlink()))
         if held & inodes:
             return pid
     raise AssertionError(f"nobody listens on {instance.port}")

@@ -13,8 +13,8 @@ from tests.faults.world import World
 
 SLOWEST_BYTES_PER_SECOND = 20_000
 FASTEST_BYTES_PER_SECOND = 200_000
-# So many times as long, until something came that could be throttled.
-THROTTLED_AT_MOST = 20
+# So many times as long, until something came that a throttle or a blocked loop could hold up.
+AGAIN_AT_MOST = 20
 _STALLED = {
     FaultKind.STALL_BOTH: BOTH,
     FaultKind.STALL_TO_BROKER: (Towards.BROKER,),
@@ -80,7 +80,10 @@ class Injector:
             async with self._turn:
                 await self._of_broker(fault)
         elif fault.kind is FaultKind.BLOCK:
-            received = await self._world.instances[fault.door].block(fault.lasts_seconds)
+            for _ in range(AGAIN_AT_MOST):
+                received = await self._world.instances[fault.door].block(fault.lasts_seconds)
+                if received:
+                    break
             self.effects["received while a loop stood still"] += received
             self.injected[fault.kind] += 1
         else:
@@ -143,7 +146,7 @@ class Injector:
         self, door: Door, hit: Sequence[Passage], rate: float, lasts: float
     ) -> None:
         throttled: set[Passage] = set()
-        for _ in range(THROTTLED_AT_MOST):
+        for _ in range(AGAIN_AT_MOST):
             for passage in {*hit} - throttled:
                 passage.throttle(rate)
                 throttled.add(passage)

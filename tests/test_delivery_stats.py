@@ -124,7 +124,8 @@ async def test_a_message_that_waited_has_waited_so_long() -> None:
 
 
 async def test_how_connections_were_given_up_adds_up() -> None:
-    options: dict[str, Any] = {"max_queued_messages": 2, "send_timeout_seconds": 0.5}
+    # Longer than any pause of the loop between a send that waits and the messages behind it.
+    options: dict[str, Any] = {"max_queued_messages": 2, "send_timeout_seconds": 4.0}
     failing, late, slow = FailingConnection(), StallingConnection(), StallingConnection()
     async with delivering(**options) as delivery:
         for user, connection in {"failing": failing, "late": late, "slow": slow}.items():

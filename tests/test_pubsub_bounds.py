@@ -1,14 +1,13 @@
 """What waits for a session that does not come back has a limit, and hurts nobody else."""
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
 
 from tests import pubsub
 from tests.deadlines import until
-from tests.delivery import SLOW_AFTER_SECONDS
+from tests.delivery import until_seen_to_wait
 from tests.pubsub import (
     Backend,
     Gated,
@@ -54,8 +53,7 @@ async def stuck_and_healthy(
     await say(instance, (topics or ("t",))[0], [BEGIN], healthy)
     for gated in gates:
         await gated.entered()
-    end = time.monotonic() + SLOW_AFTER_SECONDS
-    await until(lambda: time.monotonic() > end)
+    await until_seen_to_wait()
     healthy.calls.clear()
     return gates, healthy
 

@@ -301,8 +301,7 @@ async def test_a_close_that_misbehaves_hurts_nobody(
         await delivery.connect(*slow[:5], healthy, *slow[5:])
         delivery.publish(*numbers(0))
         if "max_queued_messages" in options:
-            for connection in slow:
-                await until_slow(connection)
+            await until_slow(*slow)
         for n in range(1, 20):
             delivery.publish(*numbers(n))
             await healthy.received(n + 1)

@@ -24,17 +24,9 @@ class RedisReader:
     """Payloads on some channels of Redis, in order."""
 
     def __init__(self, server: RedisServer, channels: list[str]) -> None:
-        self._pubsub = server.client.pubsub(  # type: ignore[no-untyped-call]
-            ignore_subscribe_messages=True
-        )
-        self._pubsub.subscribe(*channels)
-        until_blocking(
-            lambda: all(count for _, count in server.client.pubsub_numsub(*channels)),
-            "the tap is subscribed",
-        )
+        self._pubsub = server.tap(*channels)
 
     def next(self) -> tuple[str, bytes] | None:
-        """None also for the answers to SUBSCRIBE."""
         message: dict[str, Any] | None = self._pubsub.get_message(timeout=DEADLINE_SECONDS)
         return None if message is None else (message["channel"].decode(), message["data"])
 

@@ -161,10 +161,7 @@ class Tap:
 
     def __init__(self, server: RedisServer, *patterns: str) -> None:
         self.heard: list[tuple[str, Any]] = []
-        self._subscribed = 0
-        self._pubsub = server.client.pubsub()  # type: ignore[no-untyped-call]
-        self._pubsub.psubscribe(*patterns)
-        self.until(lambda: self._subscribed == len(patterns), "that it is subscribed")
+        self._pubsub = server.tap(patterns=patterns)
 
     def until(self, condition: Callable[[], object], what: str) -> None:
         """Listens until the condition holds of what was heard."""
@@ -172,11 +169,7 @@ class Tap:
         while not condition():
             assert time.monotonic() < end, f"not heard: {what}, but {self.heard}"
             message: dict[str, Any] | None = self._pubsub.get_message(timeout=0.05)
-            if message is None:
-                continue
-            if message["type"] == "psubscribe":
-                self._subscribed += 1
-            else:
+            if message is not None:
                 self.heard.append((message["channel"].decode(), orjson.loads(message["data"])))
 
     def of(self, channel: str) -> list[Any]:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -217,6 +218,22 @@ class RedisServer:
     def publish(self, channel: str | bytes, payload: str | bytes) -> int:
         """Publishes as any other program would; returns how many clients received it."""
         return int(self.client.publish(channel, payload))
+
+    def tap(self, *channels: str, patterns: Iterable[str] = ()) -> Any:
+        """A subscription of the test's own that the server has confirmed, as redis-py has it.
+
+        ``get_message(timeout=…)`` gives what is published from now on; ``close()`` ends it.
+        """
+        pubsub: Any = self.client.pubsub()  # type: ignore[no-untyped-call]
+        patterns = tuple(patterns)
+        if channels:
+            pubsub.subscribe(*channels)
+        if patterns:
+            pubsub.psubscribe(*patterns)
+        for _ in (*channels, *patterns):
+            confirmation = pubsub.get_message(timeout=START_DEADLINE_SECONDS)
+            assert confirmation and confirmation["type"].endswith("subscribe"), confirmation
+        return pubsub
 
     def listeners(self) -> set[int]:
         """The ids of the clients that hold a subscription, the test's own included."""

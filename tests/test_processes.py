@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Broker
-from tests.deadlines import EXIT_SECONDS, until_blocking
+from tests.deadlines import EXIT_SECONDS
 from tests.interpreters import ROOT, command, environment, output_of, run_program
 from tests.redis_server import RedisServer
 
@@ -21,12 +21,8 @@ class Tap:
     """Reads what is published, as any other program would."""
 
     def __init__(self, server: RedisServer) -> None:
-        self._pubsub = server.client.pubsub(  # type: ignore[no-untyped-call]
-            ignore_subscribe_messages=True
-        )
-        self._pubsub.psubscribe("upload:*")
+        self._pubsub = server.tap(patterns=["upload:*"])
         self._server = server
-        until_blocking(server.listeners, "the tap is subscribed")
 
     def texts(self) -> list[str]:
         """Everything so far: up to a mark that this call publishes."""

@@ -55,10 +55,7 @@ async def test_redis_looks_nothing_up_for_what_is_foreseen(
 async def test_receivers_are_told(own_redis: RedisServer, make_publisher: PublisherFactory) -> None:
     publisher = make_publisher(own_redis.url, history=HISTORY)
     await publish(publisher, "u", note(1))
-    client: Any = own_redis.client
-    listener = client.pubsub()
-    listener.subscribe("upload:u")
-    await until(lambda: client.pubsub_numsub("upload:u")[0][1] == 1)
+    listener = own_redis.tap("upload:u")
     receipt = await publisher.publish_progress("u", note(2), receipt=True)
     assert (receipt.status, receipt.offset, receipt.receivers) == ("published", 2, 1)
     listener.close()

@@ -37,9 +37,7 @@ class Heard:
     """Everything that is published on a server that comes back."""
 
     def __init__(self, server: RedisServer) -> None:
-        client: Any = server.client
-        self._pubsub = client.pubsub(ignore_subscribe_messages=True)
-        self._pubsub.psubscribe("*")
+        self._pubsub = server.tap(patterns=["*"])
         self.messages: list[tuple[str, Any]] = []
 
     def poll(self) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tests import pubsub
-from tests.deadlines import until_blocking
 from tests.outages import troubles
 from tests.pubsub import (
     Backend,
@@ -126,12 +125,7 @@ async def test_one_interface(backend: Backend, reference: ReferencePubSub) -> No
 
 
 def tap(backend: Backend, *topics: str) -> Any:
-    listening = server_of(backend).client.pubsub(  # type: ignore[no-untyped-call]
-        ignore_subscribe_messages=True
-    )
-    listening.subscribe(*(backend.prefix + topic for topic in topics))
-    until_blocking(server_of(backend).listeners, "the tap is subscribed")
-    return listening
+    return server_of(backend).tap(*(backend.prefix + topic for topic in topics))
 
 
 def next_payload(listening: Any) -> str:

@@ -22,6 +22,25 @@ def command(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", f"tests.programs.{name}", *arguments]
 
 
+# Runs a script as it stands. In its debug mode asyncio says on stderr which steps took a tenth of a
+# second, and that is up to the machine.
+_RUNNER = """
+import asyncio, runpy, sys
+slowly = asyncio.BaseEventLoop.__init__
+def begin(self):
+    slowly(self)
+    self.slow_callback_duration = float("inf")
+asyncio.BaseEventLoop.__init__ = begin
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def strictly(script: Path) -> list[str]:
+    """The command that runs a script in Python's development mode, with warnings as errors."""
+    return [sys.executable, "-W", "error", "-X", "dev", "-c", _RUNNER, str(script)]
+
+
 def run_program(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs ``tests/programs/{name}.py`` to its end, however that comes."""
     return subprocess.run(  # noqa: PLW1510 (the status is what a test looks at)

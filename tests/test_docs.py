@@ -2,12 +2,11 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.interpreters import TIMEOUT_SECONDS, environment
+from tests.interpreters import TIMEOUT_SECONDS, environment, strictly
 
 DOCS = Path(__file__).parents[1] / "docs"
 REPOSITORY = (DOCS.parent / "src").exists()
@@ -24,7 +23,7 @@ def test_the_example_prints_what_the_page_says(name: str, tmp_path: Path) -> Non
     script = tmp_path / "example.py"
     script.write_text(code, "utf-8")
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-X", "dev", script],
+        strictly(script),
         env=environment(),
         cwd=tmp_path,
         capture_output=True,

@@ -21,11 +21,15 @@ from tests.interpreters import ROOT, environment
 from tests.redis_server import RedisServer, free_port
 
 JOBS, STEPS, APP = 40, 200, "tests.apps.events_workers"
+GUNICORN = ["--config", "python:tests.apps.gunicorn_config"]
 
 
 @contextmanager
-def server(kind: str, url: str, *arguments: str) -> Iterator[None]:
-    """Runs until the block is left; then it has to end by itself, and in good order."""
+def server(kind: str, url: str, *arguments: str) -> Iterator[int]:
+    """Runs until the block is left; then it has to end by itself, and in good order.
+
+    Gives the id of its first process.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", kind, *arguments],
         env={**environment(), "EVENTS_URL": url, "EVENTS_FOR": kind, "PYTHONWARNINGS": "ignore"},
@@ -36,7 +40,7 @@ def server(kind: str, url: str, *arguments: str) -> Iterator[None]:
         start_new_session=True,
     )
     try:
-        yield
+        yield process.pid
         process.terminate()
         output, _ = process.communicate(timeout=30)
         assert process.returncode == 0, output
@@ -85,6 +89,12 @@ def run(seen: Seen, give: Callable[[int], Any]) -> None:
     until_blocking(lambda: sum(seen.look().jobs.values()) >= JOBS, "all jobs are done")
 
 
+def gunicorns_workers(redis_server: RedisServer, master: int) -> int:
+    """How many of them are ready."""
+    count: Any = redis_server.client.get(f"workers of {master}")
+    return int(count or 0)
+
+
 def test_gunicorn_that_loads_the_app_before_it_forks(own_redis: RedisServer, seen: Seen) -> None:
     port = free_port()
 
@@ -98,7 +108,8 @@ def test_gunicorn_that_loads_the_app_before_it_forks(own_redis: RedisServer, see
             raise
 
     options = ["--preload", "--workers", "3", "--bind", f"127.0.0.1:{port}", f"{APP}:app"]
-    with server("gunicorn", own_redis.url, *options):
+    with server("gunicorn", own_redis.url, *GUNICORN, *options) as master:
+        until_blocking(lambda: gunicorns_workers(own_redis, master) == 3, "all workers are ready")
         run(seen, lambda n: until_blocking(lambda: ask(n), "gunicorn answers"))
     seen.look().check()
 

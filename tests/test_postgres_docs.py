@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interpreters import TIMEOUT_SECONDS, environment
+from tests.interpreters import TIMEOUT_SECONDS, environment, strictly
 from tests.postgres_server import DATABASE, OWNER, PostgresServer
 
 PAGE = (Path(__file__).parents[1] / "docs" / "postgresql.md").read_text("utf-8")
@@ -65,7 +65,7 @@ def test_an_example_prints_what_the_page_says(
         migrate(as_psql_would, tmp_path)
     script = tmp_path / "example.py"
     script.write_text(code, "utf-8")
-    ran = run([sys.executable, "-W", "error", "-X", "dev", str(script)], as_psql_would, tmp_path)
+    ran = run(strictly(script), as_psql_would, tmp_path)
     assert ran == (0, "", prints)
 
 

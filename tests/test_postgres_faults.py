@@ -22,10 +22,11 @@ from tests.pubsub import Recorder
 make_instance = histories.make_instance
 
 Change = tuple[str, str, str | None]
-# So that a server which stands still is noticed soon.
-SHORT = {"connect_timeout_seconds": 1.5, "publish_timeout_seconds": 0.5}
+# So that a server which stands still is noticed soon by who publishes, and who begins to listen
+# does so at the first attempt.
+SHORT = {"connect_timeout_seconds": 10.0, "publish_timeout_seconds": 0.5}
 TOPICS = [f"t{number}" for number in range(20)]
-LARGE = fanwire.History(size=5_000)
+LARGE = fanwire.History(size=100_000)
 
 
 @dataclass(frozen=True)

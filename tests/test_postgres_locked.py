@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -16,6 +17,8 @@ from tests.histories import InstanceFactory, note
 from tests.postgres_server import OWNER, PostgresServer
 
 make_instance = histories.make_instance
+
+SLEEPS = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
 
 
 async def test_only_its_upload_waits(
@@ -35,17 +38,17 @@ async def test_only_its_upload_waits(
     await watchers[0].saw(1)
     with psycopg.connect(own_postgres.url) as application:
         application.execute("SELECT fanwire_publish_upload(%s, '{}', 256)", [held])
+        before = len(own_postgres.backends())
         for number in range(2, 12):
             assert publisher.publish_nowait(held, note(number))
             assert publisher.publish_nowait(free, note(number))
         await bounded(publisher.broadcast("t", "passes"))
         assert await bounded(heard.get()) == "passes"
         await watchers[1].saw(*range(1, 11))
-        before = len(own_postgres.backends())
         failed = publisher.stats()["outages"]
         assert failed, "who waits is known to wait"
         await until(lambda: publisher.stats()["pending_messages"] == 10, "the others are through")
-        assert len(own_postgres.backends()) <= before, "no backend is left behind"
+        await until(lambda: len(own_postgres.backends()) <= before, "no backend is left behind")
         application.rollback()
     await watchers[0].saw(*range(1, 12))
     await until(lambda: not publisher.stats()["pending_messages"], "all is published")
@@ -63,14 +66,29 @@ async def test_a_role_whose_transactions_see_nothing_later(
     publisher = instance.publisher
     watcher = await instance.watch(upload, user="ada")
     await instance.publish(upload, note(1))
-    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    # In one statement, for nobody waits for long.
+    own_postgres.client.execute(
+        """
+        CREATE FUNCTION record_until_somebody_waits(upload text, message json) RETURNS void
+        LANGUAGE plpgsql AS $$ BEGIN
+          PERFORM fanwire_publish_upload(upload, message, 256);
+          WHILE NOT EXISTS (SELECT FROM pg_locks WHERE NOT granted) LOOP
+            PERFORM pg_sleep(0.001);
+          END LOOP;
+        END $$
+        """
+    )
     for number in (2, 4):
-        with psycopg.connect(own_postgres.url) as application:
-            application.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-            record = "SELECT fanwire_publish_upload(%s, %s, 256)"
-            application.execute(record, [upload, json.dumps(note(number))])
+        options = "-c default_transaction_isolation=read\\ committed"
+        with psycopg.connect(own_postgres.url, autocommit=True, options=options) as application:
+            record = "SELECT record_until_somebody_waits(%s, %s)"
+            recorded = asyncio.to_thread(
+                application.execute, record, [upload, json.dumps(note(number))]
+            )
+            recording, pid = asyncio.create_task(recorded), application.info.backend_pid
+            await until(partial(own_postgres.rows, SLEEPS, pid), "it is recorded")
             publisher.publish_nowait(upload, note(number + 1))
-            await until(lambda: bool(own_postgres.rows(waits)), "the publisher waits")
+            await bounded(recording)
     await watcher.saw(*range(1, 6))
     assert publisher.stats()["outages"] == 0
 

@@ -12,7 +12,7 @@ import pytest
 import fanwire
 from tests import histories
 from tests.conftest import PublisherFactory, Unique, WatcherFactory
-from tests.deadlines import until
+from tests.deadlines import DEADLINE_SECONDS, until
 from tests.histories import Client, InstanceFactory, kept, note
 from tests.interpreters import ROOT, environment
 from tests.postgres_server import PostgresServer
@@ -112,7 +112,10 @@ async def test_who_is_excepted_hears_nothing_and_the_others_all(
 
 
 async def test_five_thousand_topics(postgres_server: PostgresServer) -> None:
-    here, there = (fanwire.PostgresPubSub(postgres_server.url) for _ in range(2))
+    here, there = (
+        fanwire.PostgresPubSub(postgres_server.url, subscribe_timeout_seconds=DEADLINE_SECONDS)
+        for _ in range(2)
+    )
     recorder, names = Recorder(), [f"room {n}" for n in range(5_000)]
     await here.start()
     await asyncio.gather(*(here.subscribe_topic("s", name, recorder) for name in names))
@@ -136,7 +139,9 @@ PUBLISHES = textwrap.dedent(
     import fanwire
 
     async def main(url, upload, name):
-        publisher = fanwire.UploadProgressPublisher(url, history=fanwire.History(size=2_000))
+        publisher = fanwire.UploadProgressPublisher(
+            url, history=fanwire.History(size=2_000), publish_timeout_seconds=20
+        )
         for n in range(10):
             await asyncio.gather(*(
                 publisher.publish_progress(upload, {"action": "note", "by": name, "n": 50 * n + k})

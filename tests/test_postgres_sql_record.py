@@ -7,7 +7,7 @@ from psycopg import sql
 
 from tests.conftest import Unique
 from tests.deadlines import until_blocking
-from tests.postgres_server import PostgresServer
+from tests.postgres_server import PostgresServer, Template
 from tests.postgres_sql import (
     DUPLICATE,
     HAD_COME,
@@ -21,6 +21,7 @@ from tests.postgres_sql import (
     database,
     ear,
     hash_of,
+    install,
     messages_of,
     read,
     read_one,
@@ -298,16 +299,20 @@ def test_a_rollback_gives_the_offset_back_and_sends_nothing(
     ]
 
 
-def test_most_updates_stay_on_their_page(
-    postgres_server: PostgresServer, database: Connection, unique: Unique
-) -> None:
-    uploads = [unique(f"upload{number}-") for number in range(8)]
-    for _ in range(100):
-        record(database, *[Message(upload, milestone=True) for upload in uploads])
+def test_most_updates_stay_on_their_page(postgres_template: Template) -> None:
+    """On a server of its own: while anybody has a snapshot, no page is made room on."""
+    uploads = [f"upload-{number}" for number in range(8)]
     query = (
         "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'fanwire_uploads'"
     )
-    with connected(postgres_server) as fresh:
+    with (
+        PostgresServer(postgres_template, settings={"autovacuum": "off"}) as server,
+        connected(server) as database,
+        connected(server) as fresh,
+    ):
+        install(database)
+        for _ in range(100):
+            record(database, *[Message(upload, milestone=True) for upload in uploads])
         before = fresh.execute(query).fetchall()[0]
         for _ in range(200):
             record(database, *[Message(upload, milestone=True) for upload in uploads])

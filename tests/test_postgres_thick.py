@@ -13,7 +13,7 @@ import pytest
 
 import fanwire
 from tests.conftest import PostgresFactory
-from tests.deadlines import until
+from tests.deadlines import DEADLINE_SECONDS, until
 from tests.postgres_server import PostgresServer
 from tests.pubsub import Recorder
 
@@ -66,7 +66,10 @@ class Crowd:
     def __init__(self, server: PostgresServer, url: str) -> None:
         self._server = server
         self.pubsub = fanwire.PostgresPubSub(
-            url, max_queued_messages=1_000_000, max_queued_bytes=1 << 30
+            url,
+            max_queued_messages=1_000_000,
+            max_queued_bytes=1 << 30,
+            subscribe_timeout_seconds=DEADLINE_SECONDS,
         )
         self._recorder = Recorder()
         self._sockets: dict[int, str] = {}

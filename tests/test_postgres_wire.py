@@ -224,6 +224,7 @@ async def test_a_payload_of_something_else_is_counted_and_disturbs_nobody(
     assert recorder.calls == [("t", "after it")]
     await until(lambda: odd(instance) == 1, "it is counted")
     assert figures(instance)["handler_failed"] == 0
+    await until(lambda: troubles(caplog), "it is told")
     assert f"{backend.prefix}t" in troubles(caplog)[0]
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.deadlines import until_blocking
 from tests.examples import Tap
 from tests.redis_server import RedisServer, free_port
-from tests.test_events_workers import server
+from tests.test_events_workers import GUNICORN, gunicorns_workers, server
 
 JOBS, STEPS, WORKERS = 40, 20, 3
 
@@ -26,7 +26,9 @@ def test_gunicorn_that_loads_the_app_before_it_forks(redis_server: RedisServer) 
 
     tap = Tap(redis_server, "upload:*")
     options = ["--preload", "--workers", str(WORKERS), "--bind", f"127.0.0.1:{port}"]
-    with server("gunicorn", redis_server.url, *options, "tests.apps.progress_workers:app"):
+    app = "tests.apps.progress_workers:app"
+    with server("gunicorn", redis_server.url, *GUNICORN, *options, app) as master:
+        until_blocking(lambda: gunicorns_workers(redis_server, master) == WORKERS, "all are ready")
         until_blocking(lambda: ask(0), "gunicorn answers")
         with ThreadPoolExecutor(4) as several:
             assert all(several.map(ask, range(1, JOBS)))

@@ -302,7 +302,7 @@ async def test_a_key_that_somebody_else_has_written_is_an_error_and_stays(
 async def test_the_expiry_is_set_again_while_offsets_are_foreseen(
     own_redis: RedisServer, make_publisher: PublisherFactory
 ) -> None:
-    publisher = make_publisher(own_redis.url, history=fanwire.History(size=200, ttl=1.0))
+    publisher = make_publisher(own_redis.url, history=fanwire.History(size=200, ttl=8.0))
     (epoch, _) = await publish(publisher, "u", note(0))
     offset = 1
 

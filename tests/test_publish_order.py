@@ -79,7 +79,7 @@ async def test_nothing_is_lost_where_nobody_knows_what_was_refused(
     heard = Heard(own_redis)
     refuses = own_redis.client.script_load(REFUSES)
     async with broker_proxy(own_redis) as proxy:
-        publisher = make_publisher(proxy.url, history=fanwire.History(), publish_timeout_seconds=1)
+        publisher = make_publisher(proxy.url, history=fanwire.History(), publish_timeout_seconds=3)
         await publisher.publish_progress("u", note(0))
         proxy.hold_answers()
         assert publisher.publish_nowait("u", note(1))
@@ -97,6 +97,7 @@ async def test_nothing_is_lost_where_nobody_knows_what_was_refused(
 
         proxy.alters = alter
         proxy.release_answers()
+        await until(lambda: spoiler.spoilt == 2, "two calls are spoilt")
         await until(lambda: publisher.stats()["outages"], "nobody knows what came of them")
         proxy.alters = lambda asked: asked
         proxy.release_answers()

@@ -188,7 +188,7 @@ async def test_messages_of_unclear_fate_are_published_exactly_once_with_a_histor
 async def test_messages_of_unclear_fate_are_not_sent_again_without_a_history(
     own_redis: RedisServer, make_publisher: PublisherFactory
 ) -> None:
-    publisher = make_publisher(own_redis.url, **QUICK)
+    publisher = make_publisher(own_redis.url)
     await publisher.publish_progress("u", 0)
     heard = Heard(own_redis)
     own_redis.pause()

@@ -143,7 +143,7 @@ async def test_strict_publishing_raises_while_the_broker_is_down(
 async def test_nowait_reports_a_full_queue(
     own_server: AnyServer, make_publisher: PublisherFactory
 ) -> None:
-    publisher = make_publisher(own_server.url, max_pending_messages=8)
+    publisher = make_publisher(own_server.url, max_pending_messages=8, publish_timeout_seconds=20)
     await publisher.publish_progress("u1", "connected")
     own_server.pause()
     try:
@@ -163,7 +163,7 @@ async def test_nowait_reports_a_full_queue(
 async def test_nowait_reports_too_many_bytes(
     own_server: AnyServer, make_publisher: PublisherFactory
 ) -> None:
-    publisher = make_publisher(own_server.url, max_pending_bytes=1_000)
+    publisher = make_publisher(own_server.url, max_pending_bytes=1_000, publish_timeout_seconds=20)
     await publisher.publish_progress("u1", "connected")
     own_server.pause()
     try:
@@ -203,9 +203,8 @@ async def test_stop_returns_though_the_broker_stands_still(
 async def test_publishing_gives_up_on_a_broker_that_stands_still(
     own_server: AnyServer, make_publisher: PublisherFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = {"connect_timeout_seconds": 0.2, "publish_timeout_seconds": 0.2}
-    lenient = make_publisher(own_server.url, **options)
-    strict = make_publisher(own_server.url, strict=True, **options)
+    lenient = make_publisher(own_server.url)
+    strict = make_publisher(own_server.url, strict=True)
     await lenient.publish_progress("u1", 1)
     await strict.publish_progress("u1", 1)
     own_server.pause()

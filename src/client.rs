@@ -1,8 +1,8 @@
 //! A publisher and a listener of one broker, as one object that outlives event loops and forks.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -29,6 +29,8 @@ use crate::{ending, publish, runtime, supervise};
 struct PerProcess {
     generation: u64,
     outbox: Arc<Outbox>,
+    /// Those that a stop empties, or gives up.
+    stopping: Vec<Weak<Outbox>>,
     publishing: Option<JoinHandle<()>>,
     listener: Option<Listener>,
 }
@@ -36,7 +38,14 @@ struct PerProcess {
 impl PerProcess {
     fn new(keeping: Option<&Arc<Keeping>>) -> Self {
         let outbox = Arc::new(Outbox::new(keeping.cloned()));
-        Self { generation: runtime::generation(), outbox, publishing: None, listener: None }
+        let (stopping, publishing, listener) = (Vec::new(), None, None);
+        Self { generation: runtime::generation(), outbox, stopping, publishing, listener }
+    }
+
+    /// All in which something may wait.
+    fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        let stopping = self.stopping.iter().filter_map(Weak::upgrade);
+        stopping.chain([Arc::clone(&self.outbox)]).collect()
     }
 }
 
@@ -212,6 +221,8 @@ impl Client {
         let listener = process.listener.take();
         let fresh = Arc::new(Outbox::new(self.keeping.clone()));
         let outbox = std::mem::replace(&mut process.outbox, fresh);
+        process.stopping.retain(|outbox| outbox.strong_count() > 0);
+        process.stopping.push(Arc::downgrade(&outbox));
         let publishing = process.publishing.take();
         drop(process);
         if listener.is_none() && publishing.is_none() {
@@ -306,32 +317,43 @@ impl Client {
 
     /// Messages and bytes that wait to be published.
     pub fn waiting(&self) -> (usize, usize) {
-        let outbox = Arc::clone(&self.process().outbox);
-        outbox.waiting()
+        let outboxes = self.process().outboxes();
+        let waiting = outboxes.iter().map(|outbox| outbox.waiting());
+        waiting.fold((0, 0), |sum, waiting| (sum.0 + waiting.0, sum.1 + waiting.1))
     }
 
     /// Waits until everything published so far has been taken or has failed, for `limit` at most.
     ///
     /// An error: what is to wait cannot be started.
     pub fn flush(&self, limit: Duration) -> Result<Flush, Error> {
-        let outbox = Arc::clone(&self.process().outbox);
-        outbox.flush();
-        let count = outbox.came();
+        let outboxes = self.process().outboxes();
+        let mut came = Vec::with_capacity(outboxes.len());
+        for outbox in outboxes {
+            outbox.flush();
+            let count = outbox.came();
+            came.push((outbox, count));
+        }
         let (tell, told) = sync_channel(1);
-        if outbox.is_past(count) {
+        if came.iter().all(|(outbox, count)| outbox.is_past(*count)) {
             let _there_is_room = tell.try_send(true);
             return Ok(Flush::new(told, None));
         }
         let stats = Arc::clone(&self.stats);
-        let lost = move |outbox: &Outbox| {
+        let lost = move |came: &[(Arc<Outbox>, u64)]| {
             let counts = [&stats.publish_failed, &stats.publish_expired, &stats.publish_dropped];
-            outbox.overflowed() + counts.into_iter().map(Counter::get).sum::<u64>()
+            let overflowed = came.iter().map(|(outbox, _)| outbox.overflowed()).sum::<u64>();
+            overflowed + counts.into_iter().map(Counter::get).sum::<u64>()
         };
-        let before = lost(&outbox);
+        let before = lost(&came);
         let ask = async move {
-            let past = tokio::time::timeout(limit, outbox.past(count)).await.is_ok();
+            let all = async {
+                for (outbox, count) in &came {
+                    outbox.past(*count).await;
+                }
+            };
+            let past = tokio::time::timeout(limit, all).await.is_ok();
             let _gate = runtime::gate();
-            let _told_or_gone = tell.try_send(past && lost(&outbox) == before);
+            let _told_or_gone = tell.try_send(past && lost(&came) == before);
         };
         drop(runtime::spawn(ask)?); // it ends by itself
         Ok(Flush::new(told, None))

@@ -387,13 +387,13 @@ impl Voice {
             return;
         }
         self.down = Some(before);
-        job.stats.outages.add(1);
         let text = if job.outbox.keeps() && (waits || !error.is_permanent()) {
             format!("publishing fails, messages wait until this ends: {error}")
         } else {
             format!("publishing fails, messages are lost until this ends: {error}")
         };
         job.journal.add(Level::Error, text);
+        job.stats.outages.add(1);
     }
 
     fn end(&mut self, job: &Job) {

@@ -177,11 +177,12 @@ impl Router {
             }
         }
         inner.unregister_all(&given_up);
-        self.tell(inner);
+        // Before the loops are told: who has seen a message finds it counted.
         self.stats.snapshots.add(outcome.snapshots);
         self.stats.recovered.add(outcome.recovered);
         self.stats.resyncs.add(outcome.resyncs);
         self.stats.duplicates.add(outcome.duplicates);
+        self.tell(inner);
         due
     }
 

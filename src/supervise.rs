@@ -374,6 +374,11 @@ impl Voice<'_> {
             let _gate = runtime::gate();
             wishes.end_of_outage();
         }
+        let was_down = self.told_down.take().is_some();
+        if was_down {
+            // Before the loop is told: who is told that it is live finds it counted.
+            self.job.stats.reconnects.add(1);
+        }
         self.enter(State::Live, None);
         self.recover();
         {
@@ -382,8 +387,7 @@ impl Voice<'_> {
                 router.compare_all();
             }
         }
-        if self.told_down.take().is_some() {
-            self.job.stats.reconnects.add(1);
+        if was_down {
             self.job.tell(Level::Warning, format!("{url}: receiving again"));
         } else {
             let what = self.job.uploads.patterns().join(" ");

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import pytest
 
 import fanwire
-from tests.conftest import Broker
-from tests.deadlines import until_blocking
+from tests.conftest import Broker, PublisherFactory
+from tests.deadlines import bounded, until_blocking
 from tests.interpreters import ROOT, environment
 from tests.redis_server import RedisServer
 from tests.tracking import Ear
@@ -140,6 +140,25 @@ def test_stop_ends_what_is_waited_for(own_redis: RedisServer) -> None:
 
 async def stop(publisher: Publisher) -> None:
     await publisher.stop(drain_seconds=0.1)
+
+
+async def test_what_a_stop_still_sends_is_waited_for(
+    own_redis: RedisServer, make_publisher: PublisherFactory
+) -> None:
+    publisher = make_publisher(own_redis.url, publish_timeout_seconds=60)
+    await publisher.publish_progress("u1", 1)
+    own_redis.pause()
+    try:
+        assert publisher.publish_nowait("u1", 2)
+        stopping = asyncio.create_task(publisher.stop(drain_seconds=60))
+        await asyncio.sleep(0)  # it has begun, and waits for the broker
+        assert publisher.stats()["pending_messages"] == 1
+        assert not await asyncio.to_thread(publisher.flush, 0.1)
+    finally:
+        own_redis.resume()
+    assert await asyncio.to_thread(publisher.flush, 20)
+    assert publisher.stats()["published"] == 2
+    await bounded(stopping)
 
 
 TWO_SIDES = """

@@ -79,7 +79,7 @@ async def test_a_role_whose_transactions_see_nothing_later(
         """
     )
     for number in (2, 4):
-        options = "-c default_transaction_isolation=read\\ committed"
+        options = "-c default_transaction_isolation=read\\ committed -c statement_timeout=20s"
         with psycopg.connect(own_postgres.url, autocommit=True, options=options) as application:
             record = "SELECT record_until_somebody_waits(%s, %s)"
             recorded = asyncio.to_thread(

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from typing import Literal
 
@@ -10,6 +12,7 @@ import psycopg
 import pytest
 
 import fanwire
+from tests.broker_proxy import broker_proxy
 from tests.conftest import PgBouncerFactory, PublisherFactory, Watcher, WatcherFactory
 from tests.deadlines import bounded, until
 from tests.postgres_server import PostgresServer
@@ -31,7 +34,7 @@ async def test_a_listener_behind_a_pool_is_told(
     pool_size: int,
 ) -> None:
     pool = make_pgbouncer(postgres_server, mode=mode, pool_size=pool_size)
-    pubsub = fanwire.PostgresPubSub(pool.url)
+    pubsub = fanwire.PostgresPubSub(pool.url, connect_timeout_seconds=10)
     with pytest.raises(fanwire.BrokerError, match="LISTEN needs a session of its own"):
         await bounded(pubsub.start())
     await pubsub.stop()
@@ -70,7 +73,7 @@ async def test_a_busy_pool_is_found_out_each_time(
     pool = make_pgbouncer(postgres_server, mode="transaction", round_robin=round_robin)
     async with busy(pool.url, 4):
         for _ in range(6):
-            pubsub = fanwire.PostgresPubSub(pool.url)
+            pubsub = fanwire.PostgresPubSub(pool.url, connect_timeout_seconds=3)
             with pytest.raises(fanwire.BrokerError, match="LISTEN needs a session of its own"):
                 await bounded(pubsub.start())
             await pubsub.stop()
@@ -102,6 +105,28 @@ async def test_a_pool_that_lends_whole_sessions_is_as_good_as_none(
     watcher = await make_watcher(pool.url, strict=True, history=fanwire.History())
     await watcher.publisher.publish_progress(watcher.upload_id, {"n": 1})
     await until(lambda: numbers(watcher) == [1], "the message, behind the state there was")
+
+
+async def test_a_slow_server_is_not_taken_for_a_pool(own_postgres: PostgresServer) -> None:
+    """It hears what is notified to find that out, and later than it is otherwise waited for."""
+    held: list[int] = []
+    async with broker_proxy(own_postgres) as proxy:
+
+        def alter(asked: bytes) -> bytes:
+            if b"pg_notify('fanwire_" in asked and not held:
+                ((listener,),) = own_postgres.rows(
+                    "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN fanwire_%%'"
+                )
+                held.append(listener)
+                os.kill(listener, signal.SIGSTOP)
+                asyncio.get_running_loop().call_later(3.5, os.kill, listener, signal.SIGCONT)
+            return asked
+
+        proxy.alters = alter
+        pubsub = fanwire.PostgresPubSub(proxy.url, strict=True, connect_timeout_seconds=6)
+        await bounded(pubsub.start())
+        assert held
+        await pubsub.stop()
 
 
 @pytest.mark.parametrize("mode", ["transaction", "statement"])

@@ -326,9 +326,9 @@ impl Voice {
         if std::mem::replace(&mut self.down, true) {
             return;
         }
-        core.stats.outages.add(1);
         let text = format!("events and log lines cannot be published, and wait: {error}");
         core.journal.add(Level::Error, text);
+        core.stats.outages.add(1);
     }
 
     fn end(&mut self, core: &Core) {

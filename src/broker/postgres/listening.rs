@@ -90,7 +90,7 @@ impl Listening {
             trial: None,
         };
         // First, so that a session of a pool, which others get, does not go on listening.
-        listening.make_sure(dsn).await?;
+        listening.make_sure(dsn, limits.connect_timeout).await?;
         if listening.uploads {
             listening.query(&format!("LISTEN {}", name::quoted(name::SHARED))).await?;
         }

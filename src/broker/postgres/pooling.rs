@@ -18,10 +18,11 @@ use crate::config::BrokerUrl;
 use crate::error::Error;
 use crate::runtime;
 
-/// How long a second connection is waited for, or anything else that can be done without.
-const SOON: Duration = Duration::from_millis(500);
-/// Within what time a notification that was sent is heard.
-const HEARD: Duration = Duration::from_secs(1);
+/// The part of the time to connect in which there has to be a second connection, or anything else that
+/// can be done without.
+const SOON: u32 = 4;
+/// The part of it within which a notification that was sent is heard.
+const HEARD: u32 = 2;
 
 /// What a listener's session says of itself.
 const WHO: &str = "SELECT pg_backend_pid(), pg_is_in_recovery()";
@@ -42,14 +43,15 @@ fn own_channel() -> String {
 
 impl Listening {
     /// Makes sure that what is notified will be heard.
-    pub(super) async fn make_sure(&mut self, dsn: &Dsn) -> Result<(), Error> {
+    pub(super) async fn make_sure(&mut self, dsn: &Dsn, patience: Duration) -> Result<(), Error> {
+        let soon = patience / SOON;
         let first = who(&self.query(WHO).await?);
         if let Some((_, true)) = first {
             let reason = "a standby, which neither listens nor notifies; give the primary's address, or \
                           those of all servers";
             return Err(self.unreachable(reason));
         }
-        let Some(other) = Other::begin(dsn, &self.url).await else { return Ok(()) };
+        let Some(other) = Other::begin(dsn, &self.url, soon).await else { return Ok(()) };
         let Some(others) = other.session else { return Err(refusal(&self.url)) };
         // Asked no more where it would have to wait for the other to end.
         if first.is_some_and(|(session, _)| session == others) {
@@ -57,31 +59,41 @@ impl Listening {
         }
         let channel = own_channel();
         let answer = self.query(&format!("LISTEN {channel}; {WHO}")).await?;
-        if who(&answer) == first && self.hears(&other, channel.clone()).await? {
+        if who(&answer) == first && self.hears(&other, channel.clone(), soon, patience).await? {
             self.query(&format!("UNLISTEN {channel}")).await?;
             return Ok(());
         }
         // The pool may send this to another session, or let it wait; it is refused all the same.
-        let _ = timeout(SOON, self.query("UNLISTEN *")).await;
+        let _ = timeout(soon, self.query("UNLISTEN *")).await;
         Err(refusal(&self.url))
     }
 
     /// Whether what another connection notifies comes over this one: to be in the same session as before
     /// may be chance. True also if the other cannot notify now.
-    async fn hears(&mut self, other: &Other, channel: String) -> Result<bool, Error> {
+    async fn hears(
+        &mut self,
+        other: &Other,
+        channel: String,
+        soon: Duration,
+        patience: Duration,
+    ) -> Result<bool, Error> {
         let notified = other.notify(&channel);
         self.trial = Some(channel.clone());
-        let notified = timeout(SOON, self.run(async { Ok(notified.await) })).await;
+        let notified = timeout(soon, self.run(async { Ok(notified.await) })).await;
         if !notified.unwrap_or(Ok(false))? {
             return Ok(true);
         }
+        // Before a session is ready for the next statement it gives what was notified. To wait for that first
+        // keeps a server that is slow from being taken for a pool.
+        let late = Error::Timeout { url: self.url.shown.clone(), after: patience };
+        timeout(patience, self.query("")).await.unwrap_or(Err(late))?;
         let heard = std::future::poll_fn(|context| {
             while self.trial.is_some() {
                 ready!(self.read(context))?;
             }
             Poll::Ready(Ok(()))
         });
-        timeout(HEARD, heard).await.map_or(Ok(false), |heard| heard.map(|()| true))
+        timeout(patience / HEARD, heard).await.map_or(Ok(false), |heard| heard.map(|()| true))
     }
 }
 
@@ -97,12 +109,12 @@ struct Other {
 impl Other {
     /// Begins a transaction. None if there can be no second connection now: a pool may let it wait for a
     /// session for longer than the first may take to connect.
-    async fn begin(dsn: &Dsn, url: &BrokerUrl) -> Option<Self> {
-        timeout(SOON, Self::try_begin(dsn, url)).await.ok()?
+    async fn begin(dsn: &Dsn, url: &BrokerUrl, soon: Duration) -> Option<Self> {
+        timeout(soon, Self::try_begin(dsn, url, soon)).await.ok()?
     }
 
-    async fn try_begin(dsn: &Dsn, url: &BrokerUrl) -> Option<Self> {
-        let (client, connection) = connect::open(dsn, url, SOON, Reading::AtOnce).await.ok()?;
+    async fn try_begin(dsn: &Dsn, url: &BrokerUrl, soon: Duration) -> Option<Self> {
+        let (client, connection) = connect::open(dsn, url, soon, Reading::AtOnce).await.ok()?;
         // Before anything is waited for, so that the connection ends when that takes too long.
         let mut other = Self { client, driver: tokio::spawn(connection), session: None };
         other.session = match other.client.simple_query(&format!("BEGIN; {WHO}")).await {

@@ -360,7 +360,7 @@ impl Recovery {
             Some(found) => track.catch_up(found, resync, sent, &mut outcome),
             None => track.go_on_without(self.ttl, resync, &mut outcome),
         }
-        let due = track.gap || track.whole || track.waiting > 0;
+        let due = track.gap || track.whole.is_some() || track.waiting > 0;
         track.tries = if track.gap { track.tries + 1 } else { 0 };
         (outcome, due && Self::make_due(track, &mut self.due, id.upload))
     }
@@ -392,7 +392,7 @@ impl Recovery {
                 tries: 0,
                 compare: false,
                 unsure: false,
-                whole: false,
+                whole: None,
             }
         })
     }

@@ -117,6 +117,34 @@ fn others_are_not_held_up_by_a_newcomer() {
 }
 
 #[test]
+fn who_came_before_the_first_message_gets_all_that_a_newcomers_read_finds() {
+    for (kept, expected) in
+        [(1..=8, vec!["1", "2", "3", "4", "5", "6", "7", "8"]), (3..=8, vec!["resync", "8"])]
+    {
+        let mut client = Client::new();
+        client.recovery.want(UPLOAD, lane(1), Want::default());
+        let (id, _) = client.ask();
+        client.answer(id, None);
+        client.recovery.want(UPLOAD, lane(2), Want::default());
+        let (id, since) = client.ask();
+        assert_eq!(since, None);
+        assert!(
+            client.answer(id, Some(&found(1, 8..=8, 8))),
+            "the state is not all that was missed"
+        );
+        let (id, since) = client.ask();
+        assert_eq!(since, Some(at(1, 0)));
+        assert!(!client.answer(id, Some(&found(1, kept, 8))));
+        assert_eq!(
+            (client.got(1), client.got(2)),
+            (expected.into_iter().map(str::to_owned).collect(), vec!["8".to_owned()])
+        );
+        assert_eq!(client.arrive(Some(at(1, 8))).turn, Turn::Never);
+        assert_eq!(client.arrive(Some(at(1, 9))).turn, Turn::Now);
+    }
+}
+
+#[test]
 fn a_gap_is_filled_before_anything_newer() {
     let mut client = Client::new();
     client.recovery.want(UPLOAD, lane(1), Want::default());

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::found::{Found, Lot, Outcome, Want};
-use crate::history::Position;
+use crate::history::{Epoch, Position};
 use crate::lane::LaneId;
 use crate::message::{Mark, Payload};
 
@@ -95,8 +95,8 @@ pub(super) struct Track {
     pub compare: bool,
     /// Whether the history was gone when that was to be seen.
     pub unsure: bool,
-    /// Whether everything that is kept is to be read.
-    pub whole: bool,
+    /// The epoch of which everything that is kept is to be read.
+    pub whole: Option<Epoch>,
 }
 
 /// Whether a message is the next one.
@@ -151,8 +151,8 @@ impl Track {
                 (None, _) | (Some(_), Some(_)) => wants_state = true,
             }
         }
-        if std::mem::take(&mut self.whole) {
-            since = since.or(self.at);
+        if let Some(epoch) = self.whole.take() {
+            since = since.or(self.at).or(Some(Position { epoch, offset: 0 }));
             wants_state = true;
         }
         since.map(|Position { epoch, offset }| {
@@ -204,7 +204,7 @@ impl Track {
         let is_short = |lot: &Lot<'_>| lot.is_state() && !found.has_state(sent.since);
         if matches!(missed, Lot::Unknown) || is_short(&missed) || lots.iter().any(is_short) {
             // More must be read before anybody is given anything.
-            self.whole = true;
+            self.whole = Some(found.epoch);
             return;
         }
         (self.compare, self.unsure) = (false, false);
@@ -253,7 +253,12 @@ impl Track {
             sent.since.is_some_and(|since| since.epoch == at.epoch && since.offset <= at.offset)
         };
         let Some(at) = self.at else {
-            return found.after(0).map_or(Lot::Resync, Lot::Rest);
+            // Nothing was kept when that was looked up last, so they miss all that is.
+            return match found.after(0) {
+                Some(all) => Lot::Rest(all),
+                None if asked(Position { epoch: found.epoch, offset: 0 }) => Lot::Resync,
+                None => Lot::Unknown,
+            };
         };
         if at.epoch != found.epoch {
             return Lot::Resync;

@@ -145,6 +145,27 @@ fn who_came_before_the_first_message_gets_all_that_a_newcomers_read_finds() {
 }
 
 #[test]
+fn who_comes_with_another_epoch_keeps_nobody_from_what_they_missed() {
+    for kept_then in [None, Some(found(1, 1..=2, 2))] {
+        let mut client = Client::new();
+        client.recovery.want(UPLOAD, lane(1), Want::default());
+        let (id, _) = client.ask();
+        client.answer(id, kept_then.as_ref());
+        client.got.clear();
+        client.recovery.want(UPLOAD, lane(2), Want { since: Some(at(7, 15)), resync: false });
+        let (id, since) = client.ask();
+        assert_eq!(since, Some(at(7, 14)));
+        assert!(client.answer(id, Some(&found(1, 5..=5, 5))), "more is missed than that");
+        let (id, since) = client.ask();
+        assert_eq!(since, Some(at(1, 0)));
+        assert!(!client.answer(id, Some(&found(1, 1..=5, 5))));
+        let missed = if kept_then.is_none() { 1..=5 } else { 3..=5 };
+        assert_eq!(client.got(1), missed.map(|offset| offset.to_string()).collect::<Vec<_>>());
+        assert_eq!(client.got(2), ["resync", "5"]);
+    }
+}
+
+#[test]
 fn a_gap_is_filled_before_anything_newer() {
     let mut client = Client::new();
     client.recovery.want(UPLOAD, lane(1), Want::default());

@@ -152,7 +152,8 @@ impl Track {
             }
         }
         if let Some(epoch) = self.whole.take() {
-            since = since.or(self.at).or(Some(Position { epoch, offset: 0 }));
+            // Whatever else somebody waits for: who asks for what follows another epoch is given the state.
+            since = Some(Position { epoch, offset: 0 });
             wants_state = true;
         }
         since.map(|Position { epoch, offset }| {

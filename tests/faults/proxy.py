@@ -200,13 +200,15 @@ class Door:
             self._tasks.discard(task)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.refusing:
-            _close(writer, with_reset=True)
-            return
         try:
-            broker = await _connect(self._broker)
+            broker = None if self.refusing else await _connect(self._broker)
         except OSError:
+            broker = None
+        # Who was on the way in when the door began to refuse was not among those that were cut.
+        if broker is None or self.refusing:
             _close(writer, with_reset=True)
+            if broker is not None:
+                _close(broker[1], with_reset=True)
             return
         passage = Passage((reader, writer), broker)
         passage.stall(self.stalled)

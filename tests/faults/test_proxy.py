@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from tests.deadlines import bounded, until
+from tests.faults import proxy
 from tests.faults.proxy import BOTH, Door, Towards, opened
 from tests.redis_server import free_port
 
@@ -162,6 +163,27 @@ async def test_a_door_that_refuses() -> None:
         async with connected(broker, door) as (_, writer):
             writer.write(b"hello")
             await until(lambda: broker.received[0] == b"hello")
+
+
+async def test_who_is_on_the_way_in_when_a_door_begins_to_refuse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connect = proxy._connect
+
+    async def refuse_meanwhile(address: tuple[str, int]) -> Ends:
+        ends = await connect(address)
+        await until(lambda: broker.ends, "the far side is reached")
+        door.refusing = True
+        return ends
+
+    monkeypatch.setattr(proxy, "_connect", refuse_meanwhile)
+    async with through_a_door() as (broker, door):
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+        with pytest.raises(ConnectionResetError):
+            await bounded(reader.read())
+        writer.close()
+        assert not door.passages
+        await until(lambda: broker.ended == ["RST"])
 
 
 async def test_who_comes_while_the_broker_is_down_is_refused() -> None:

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import sys
 import threading
+from multiprocessing.synchronize import Event
 
 from fanwire import EventPublisher, events
 
@@ -21,7 +22,10 @@ def publish_as(name: str, publisher: EventPublisher) -> None:
     publisher.publish_event(name)
 
 
-def in_the_child(url: str, ending: str) -> None:
+def in_the_child(url: str, ending: str, told: Event | None = None) -> None:
+    if told is not None and ending == "exit":
+        # An interpreter that ends waits half a second for what it publishes, and no outage's end.
+        assert told.wait(20)
     anew = EventPublisher(url)
     publish_as("child anew", anew)
     if ending == "flush":
@@ -49,9 +53,11 @@ def child_of_fork(url: str, ending: str, publisher: EventPublisher) -> int:
 
 
 def child_of_multiprocessing(url: str, ending: str) -> int:
-    process = multiprocessing.Process(target=in_the_child, args=(url, ending))
+    told = multiprocessing.Event()
+    process = multiprocessing.Process(target=in_the_child, args=(url, ending, told))
     process.start()
     say_that_it_is_there()
+    told.set()
     process.join()
     return process.exitcode if process.exitcode is not None else -1
 

@@ -202,7 +202,7 @@ async def test_the_error_of_a_callback_is_the_loops_business(
 def test_what_ends_the_loop_takes_no_answer_along(
     own_redis: RedisServer, make_loop: LoopFactory, fatal: type[BaseException]
 ) -> None:
-    publisher = fanwire.UploadProgressPublisher(own_redis.url)
+    publisher = fanwire.UploadProgressPublisher(own_redis.url, publish_timeout_seconds=30)
     loop = make_loop()
 
     async def ending() -> None:

@@ -280,7 +280,7 @@ def test_cancelled_before_it_began(app: App, operation: str) -> None:
 
 
 async def test_a_publish_cancelled_while_it_waits(own_redis: RedisServer) -> None:
-    publisher = fanwire.UploadProgressPublisher(own_redis.url)
+    publisher = fanwire.UploadProgressPublisher(own_redis.url, publish_timeout_seconds=30)
     await publisher.publish_progress("u1", "connected")
     own_redis.pause()
     try:
@@ -301,7 +301,7 @@ async def test_a_publish_cancelled_while_it_waits(own_redis: RedisServer) -> Non
 
 
 async def test_a_publish_that_runs_into_a_timeout(own_redis: RedisServer) -> None:
-    publisher = fanwire.UploadProgressPublisher(own_redis.url)
+    publisher = fanwire.UploadProgressPublisher(own_redis.url, publish_timeout_seconds=30)
     await publisher.publish_progress("u1", "connected")
     own_redis.pause()
     try:
@@ -317,7 +317,9 @@ async def test_a_publish_that_runs_into_a_timeout(own_redis: RedisServer) -> Non
 
 
 async def test_start_and_stop_cancelled_while_they_wait(own_redis: RedisServer) -> None:
-    publisher = fanwire.UploadProgressPublisher(own_redis.url, manager=fanwire.ConnectionManager())
+    publisher = fanwire.UploadProgressPublisher(
+        own_redis.url, manager=fanwire.ConnectionManager(), connect_timeout_seconds=30
+    )
     own_redis.pause()
     try:
         starting = asyncio.create_task(publisher.start())

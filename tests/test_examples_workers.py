@@ -94,8 +94,9 @@ def test_a_job_that_dramatiq_tries_again_is_not_told_as_failed(
     broker = RedisBroker(url=own_redis.url)
     late, never = tmp_path / "late", tmp_path / "never"
     with example.running("dramatiq", tracebacks=True):
-        for path in (late, never):
-            arguments: Any = {"args": (path.name, str(path)), "kwargs": {}, "options": {}}
+        # The file that comes late has to be there before the last attempt at it.
+        for path, options in ((late, {"min_backoff": 4_000}), (never, {})):
+            arguments: Any = {"args": (path.name, str(path)), "kwargs": {}, "options": options}
             broker.enqueue(Message(queue_name="default", actor_name="count_lines", **arguments))
         tap.until(lambda: "will be tried again" in texts(tap.of("upload:late")), "a failure")
         late.write_bytes(LINE * 3)

@@ -185,15 +185,28 @@ async def until_figures(pubsub: PubSub, **expected: Any) -> None:
         raise AssertionError(f"{seen()} does not become {expected}") from error
 
 
-async def settled(pubsub: PubSub, *sessions: str) -> None:
+def are_confirmed(pubsub: PubSub) -> bool:
+    """Whether the broker has confirmed every topic that is wanted."""
+    if isinstance(pubsub, fanwire.MemoryPubSub):
+        return True
+    health = pubsub.health()
+    return bool(health["wanted_topics"] == health["confirmed_topics"])
+
+
+async def settled(pubsub: PubSub, *sessions: str, by: PubSub | None = None) -> None:
     """Returns when all that was broadcast before has reached the handlers of these sessions.
 
     Every message of a session comes after those that were published before it, whatever the topic.
+
+    Args:
+        by: who broadcast it, where that was not ``pubsub`` itself.
     """
     for session in sessions:
         topic, mark = f"mark {next(_numbers)}", Recorder("the mark")
         await pubsub.subscribe_topic(session, topic, mark)
-        await pubsub.broadcast(topic, "mark")
+        # Without that it may have returned because its time was over, and the mark would be lost.
+        await until(lambda: are_confirmed(pubsub), "every wanted topic is confirmed")
+        await (by or pubsub).broadcast(topic, "mark")
         assert await mark.received(1) == ["mark"]
         await pubsub.unsubscribe_topic(session, topic)
 

@@ -12,6 +12,17 @@ from tests.redis_server import RedisServer
 make_instance = histories.make_instance
 
 
+async def reconnected(*instances: Instance, times: int = 1) -> None:
+    """Returns when each has come back so often.
+
+    What is published before it is known that a connection broke may have come or not, and waits.
+    The listener's was cut with the publisher's, and the same thread takes note of both.
+    """
+    for instance in instances:
+        health = instance.publisher.health
+        await until(lambda health=health: health()["reconnects"] == times, "it is back")  # type: ignore[misc]
+
+
 async def roll_back(server: RedisServer, instance: Instance, upload: str, *lost: Any) -> None:
     """What is published here is forgotten again, once a client of its own has it."""
     witness = await instance.watch(upload, user="witness")
@@ -21,6 +32,7 @@ async def roll_back(server: RedisServer, instance: Instance, upload: str, *lost:
         lambda: [seen for seen in witness.texts if f'"number":{lost[-1]["number"]}' in seen]
     )
     server.restart()
+    await reconnected(instance)
 
 
 async def test_who_comes_back_is_told_though_its_offset_is_another_messages_by_then(
@@ -31,10 +43,10 @@ async def test_who_comes_back_is_told_though_its_offset_is_another_messages_by_t
     here = await instance.watch(upload)
     await here.saw(1)
     await roll_back(own_redis, instance, upload, note(2), note(3))
-    await here.saw(1, 2, 3)
+    await here.saw(1, 2, 3, RESYNC, 1)
     (again,) = await instance.publish(upload, note(4))
     assert again[0] != first[0] and again[1] == 1, "not offset 2, which was note(2)'s"
-    await here.saw(1, 2, 3, RESYNC, 1)
+    await here.saw(1, 2, 3, RESYNC, 1, RESYNC, 1)
     for offset in (1, 2, 3):
         client = await instance.watch(upload, since=(first[0], offset), user=f"since {offset}")
         await client.saw(RESYNC, 1)
@@ -48,9 +60,11 @@ async def test_a_connection_that_breaks_changes_nothing(
     upload, instance = unique("upload"), await make_instance(own_redis.url)
     before = await instance.publish(upload, note(1), note(2))
     own_redis.drop_clients()
+    await reconnected(instance)
     after = await instance.publish(upload, note(3), note(4))
     own_redis.save()
     own_redis.restart()
+    await reconnected(instance, times=2)
     after += await instance.publish(upload, note(5))
     assert before + after == [(before[0][0], offset) for offset in range(1, 6)]
 
@@ -66,6 +80,7 @@ async def test_two_publishers_begin_anew_once(
     await one.publish(upload, note(3))
     await another.publish(upload, note(4))
     own_redis.restart()
+    await reconnected(one, another)
     positions = await one.publish(upload, note(5))
     positions += await another.publish(upload, note(6))
     positions += await one.publish(upload, note(7))

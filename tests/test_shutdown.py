@@ -17,8 +17,8 @@ import fanwire
 from tests import histories
 from tests.conftest import Broker, Unique
 from tests.connections import SlowConnection, StallingConnection
-from tests.deadlines import DEADLINE_SECONDS, bounded, until
-from tests.demo import alive
+from tests.deadlines import DEADLINE_SECONDS, bounded, until, until_blocking
+from tests.demo import START_DEADLINE_SECONDS, alive
 from tests.histories import InstanceFactory, note, position_of, progress
 from tests.interpreters import ROOT
 from tests.pubsub import Gated, Recorder
@@ -46,7 +46,8 @@ async def test_what_is_queued_for_slow_connections_is_handed_over(
     await instance.until_figure("snapshots", 5)
     for number in range(1, 101):
         assert instance.publisher.publish_nowait(upload, note(number))
-    await until(lambda: instance.publisher.stats()["received"] == 100, "all of them are here")
+    # The loop stands still meanwhile, so that none of them is sent.
+    until_blocking(lambda: instance.publisher.stats()["received"] == 100, "all of them are here")
     assert instance.figure("queued_messages") > 0
     await bounded(instance.publisher.stop(drain_seconds=LONG_SECONDS))
     for connection in connections:
@@ -181,7 +182,9 @@ class Server(PyViewServer):
     @asynccontextmanager
     async def watching(self, upload_id: str, user: str = "ada") -> AsyncIterator[ClientConnection]:
         address = f"ws://127.0.0.1:{self.port}/ws/{user}"
-        async with connect(address, ping_interval=None, proxy=None) as client:
+        async with connect(
+            address, open_timeout=START_DEADLINE_SECONDS, ping_interval=None, proxy=None
+        ) as client:
             await client.send(json.dumps({"action": "subscribe_upload", "upload_id": upload_id}))
             yield client
 

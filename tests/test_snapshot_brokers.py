@@ -33,10 +33,11 @@ async def test_it_comes_when_the_broker_is_back(
     own_server: AnyServer, make_instance: InstanceFactory, unique: Unique, down: str
 ) -> None:
     upload = unique("upload")
+    worker = await make_instance(own_server.url, start=False)
+    await worker.publish(upload, note(1), progress(1), note(2))
     instance = await make_instance(
         own_server.url, connect_timeout_seconds=0.5, publish_timeout_seconds=0.5
     )
-    await instance.publish(upload, note(1), progress(1), note(2))
     own_server.save()
     take_down: dict[str, Callable[[], None]] = {
         "killed": own_server.kill,
@@ -112,6 +113,7 @@ async def test_what_was_published_while_it_was_stopped(
     upload, instance = unique("upload"), await make_instance(broker.url)
     worker = await make_instance(broker.url, start=False)
     client = await instance.watch(upload)
+    await instance.until_figure("snapshots", 1)
     await worker.publish(upload, note(1), progress(1))
     await client.saw(1, 2)
     await instance.publisher.stop()

@@ -22,8 +22,8 @@ from tests.redis_server import RedisServer
 make_instance = histories.make_instance
 
 Change = tuple[str, str, str | None]
-# So that a server which stands still is noticed soon.
-SHORT = {"connect_timeout_seconds": 0.5, "publish_timeout_seconds": 0.5}
+# So that who begins to listen does so at the first attempt.
+PATIENT = {"connect_timeout_seconds": 10.0}
 ACL = {"password": "right", "acl_user": "app"}
 TOPICS = [f"t{number}" for number in range(20)]
 
@@ -134,7 +134,7 @@ async def test_the_listener_says_so_and_comes_back(
 async def made(
     server: RedisServer, uploads: bool, connection: RecordingConnection, changes: list[Change]
 ) -> fanwire.UploadProgressPublisher | fanwire.RedisPubSub:
-    options: dict[str, Any] = {"on_state_change": lambda *change: changes.append(change), **SHORT}
+    options: dict[str, Any] = {"on_state_change": lambda *change: changes.append(change), **PATIENT}
     if not uploads:
         return fanwire.RedisPubSub(server.url, **options)
     manager = fanwire.ConnectionManager()
@@ -190,7 +190,7 @@ async def test_a_server_that_loads(
     """It lets clients listen, and neither publishes what is to be recorded nor reads."""
     server, upload, changes = loading_server, unique("upload"), list[Change]()
     instance = await make_instance(
-        server.url, on_state_change=lambda *change: changes.append(change), **SHORT
+        server.url, on_state_change=lambda *change: changes.append(change), **PATIENT
     )
     client = await instance.watch(upload)
     await instance.until_figure("snapshots", 1)
@@ -245,6 +245,7 @@ async def test_a_replica_that_may_not_be_written_to(
     replica.client.replicaof("NO", "ONE")
     for watching in (client, late):
         await watching.saw(2, 3, 4, 5, 6)
+    await until(lambda: not instance.publisher.stats()["pending_messages"], "it knows that too")
     await instance.publish(upload, note(6))
     await client.saw(2, 3, 4, 5, 6, 7)
     assert instance.publisher.health()["publish_outages"] == 1
@@ -299,7 +300,7 @@ async def test_what_is_published_is_not_lost_by_the_listener(
 ) -> None:
     """One trouble after another, with a history: the client has all of it in the end."""
     upload = unique("upload")
-    instance = await make_instance(own_redis.url, **SHORT)
+    instance = await make_instance(own_redis.url, **PATIENT)
     worker = await make_instance(own_redis.unix_url, start=False)
     client: Client = await instance.watch(upload)
     await instance.until_figure("snapshots", 1)

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import Unique
 from tests.deadlines import DEADLINE_SECONDS, until
+from tests.demo import START_DEADLINE_SECONDS
 from tests.interpreters import ROOT, environment
 from tests.messages import completed, progress
 from tests.servers import AnyServer
@@ -76,7 +77,10 @@ class Instance:
     async def socket(self, user_id: str, *uploads: str) -> ClientConnection:
         """A client's socket, after the app has confirmed its subscriptions."""
         client = await connect(
-            f"ws://127.0.0.1:{self.port}/ws/{user_id}", ping_interval=None, proxy=None
+            f"ws://127.0.0.1:{self.port}/ws/{user_id}",
+            open_timeout=START_DEADLINE_SECONDS,
+            ping_interval=None,
+            proxy=None,
         )
         for upload_id in uploads:
             await client.send(json.dumps({"upload_id": upload_id}))

@@ -41,8 +41,8 @@ async def test_the_broker_has_the_last_message_when_the_block_is_left(
     assert brief(ear.messages("upload:u1")) == [(0, "queued"), "failed"]
 
 
-async def track_for_ever(publisher: Publisher, entered: asyncio.Event) -> None:
-    async with publisher.track("u1"):
+async def track_for_ever(publisher: Publisher, entered: asyncio.Event, **options: Any) -> None:
+    async with publisher.track("u1", **options):
         entered.set()
         await asyncio.Event().wait()
 
@@ -95,9 +95,10 @@ async def test_generators_and_coroutines_that_are_closed(worker: Publisher, ear:
 async def test_a_coroutine_that_is_closed_where_no_loop_runs_waits_for_nobody(
     own_redis: RedisServer,
 ) -> None:
-    publisher = fanwire.UploadProgressPublisher(own_redis.url)
+    publisher = fanwire.UploadProgressPublisher(own_redis.url, publish_timeout_seconds=60)
+    await publisher.publish_progress("u1", 1)
     loop = asyncio.new_event_loop()
-    coroutine = track_for_ever(publisher, asyncio.Event())
+    coroutine = track_for_ever(publisher, asyncio.Event(), exit_timeout_seconds=60)
 
     def run_and_close() -> None:
         async def begin() -> None:
@@ -109,10 +110,10 @@ async def test_a_coroutine_that_is_closed_where_no_loop_runs_waits_for_nobody(
         loop.close()
 
     try:
-        await bounded(asyncio.to_thread(run_and_close), deadline_seconds=1.5)
+        await bounded(asyncio.to_thread(run_and_close))
     finally:
         own_redis.resume()
-    await until(lambda: publisher.stats()["published"] == 2)
+    await until(lambda: publisher.stats()["published"] == 3)
 
 
 async def test_work_in_a_thread_is_told_by_its_coroutine(worker: Publisher, ear: Ear) -> None:
@@ -149,6 +150,8 @@ async def test_a_loop_that_is_closed_leaves_the_rest_to_the_thread(
 async def test_with_in_a_coroutine_does_not_wait(own_redis: RedisServer) -> None:
     publisher = fanwire.UploadProgressPublisher(own_redis.url)
     await publisher.publish_progress("u1", 1)
+    # It is answered a moment before it is taken off what is pending.
+    await until(lambda: not publisher.stats()["pending_messages"])
     own_redis.pause()
     try:
         turns = threading.Event()

@@ -5,21 +5,26 @@ import pytest
 import fanwire
 from tests.deadlines import until_blocking
 from tests.redis_server import RedisServer
+from tests.tracking import Clock
 
 LONG = 20.0
 
 
 class Patient(fanwire.UploadProgressPublisher):
-    """Notes how long it is to wait, and waits less."""
+    """Notes how long it is to wait. Of a wait that is in vain only the clock takes notice."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, clock: Clock) -> None:
         super().__init__(url, publish_timeout_seconds=LONG)
+        self.clock = clock
         self.waited: list[float] = []
         self.healthy = True
 
     def flush(self, timeout_seconds: float = 2.0) -> bool:
         self.waited.append(timeout_seconds)
-        return super().flush(timeout_seconds if self.healthy else 0.05)
+        if self.healthy:
+            return super().flush(timeout_seconds)
+        self.clock.now += timeout_seconds
+        return super().flush(0)
 
 
 def job(publisher: fanwire.UploadProgressPublisher, seconds: float) -> None:
@@ -28,8 +33,12 @@ def job(publisher: fanwire.UploadProgressPublisher, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("how", ["kill", "pause"])
-def test_a_broker_that_is_away_is_waited_for_once(own_redis: RedisServer, how: str) -> None:
-    patient = Patient(own_redis.url)
+def test_a_broker_that_is_away_is_waited_for_once(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("fanwire._patience.monotonic", clock)
+    patient = Patient(own_redis.url, clock)
     assert patient.publish_nowait("u1", 1) and patient.flush(LONG)
     waited = patient.waited
     waited.clear()

@@ -129,12 +129,13 @@ async def test_in_a_loop_a_producer_that_stalls_is_told_of(
 
 
 async def test_a_timer_that_comes_too_early_sends_nothing(
-    track: Track, clock: Clock, ear: Ear
+    worker: Publisher, track: Track, clock: Clock, ear: Ear
 ) -> None:
     async with track(100, min_interval=SOON) as tracker:
         tracker.advance(50)
         looked = clock.looked
         await until(lambda: clock.looked > looked + 10, "several timers have come")
+        assert await asyncio.to_thread(worker.flush, 20)
         assert percents(ear.messages("upload:u1")) == [0]
         clock.now += SOON
         assert percents(await ear.until("upload:u1", bool)) == [50]

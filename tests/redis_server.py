@@ -1,5 +1,6 @@
 """A real redis-server that a test owns: its own directory, port and Unix socket."""
 
+import os
 import random
 import shutil
 import signal
@@ -27,12 +28,26 @@ POLL_SECONDS = 0.005
 PORTS = range(20_000, 32_000)
 # Not the global generator: a seed would hand the same port to two test runs.
 _random = random.SystemRandom()
+_not_given: list[int] = []
+
+
+def _ports() -> list[int]:
+    """Those of this process: none that another worker of the same test run gives."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return list(PORTS[worker % workers :: workers])
 
 
 def free_port() -> int:
-    """A TCP port on which nobody listens."""
+    """A TCP port on which nobody listens, and none that was given before while there are others.
+
+    Whoever is given one may take its time until it listens.
+    """
     while True:
-        port = _random.choice(PORTS)
+        if not _not_given:
+            _not_given.extend(_ports())
+            _random.shuffle(_not_given)
+        port = _not_given.pop()
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

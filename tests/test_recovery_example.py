@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.browser import ARGUMENTS, CHROMIUM, DEADLINE_MILLISECONDS
 from tests.deadlines import until, until_blocking
 from tests.demo import START_DEADLINE_SECONDS, Instance, Process
-from tests.interpreters import ROOT
+from tests.interpreters import ROOT, command
 from tests.redis_server import RedisServer, free_port
 from tests.test_demo_command import listening_inodes
 
@@ -27,8 +27,8 @@ RECORD = """() => {
   window.shown = [];
   new MutationObserver(() => shown.push(text.textContent)).observe(text, { childList: true });
 }"""
-# So long that what a test does falls into the middle of it.
 WORK_SECONDS = 2.0
+STEPS = 100
 
 pytestmark = pytest.mark.skipif(not EXAMPLE.exists(), reason="a copy of the tests alone")
 
@@ -38,6 +38,7 @@ class Example:
 
     def __init__(self, directory: Path, server: RedisServer) -> None:
         self._directory = directory / "recovery"
+        self._allowed = directory / "allowed"
         shutil.copytree(EXAMPLE, self._directory, ignore=shutil.ignore_patterns("__pycache__"))
         self.server = server
         self.port = free_port()
@@ -48,9 +49,9 @@ class Example:
 
     @contextmanager
     def served(self) -> Iterator[Self]:
-        command = [sys.executable, "-m", "uvicorn", "app:app", "--port", str(self.port)]
-        command += ["--app-dir", str(self._directory), "--log-level", "warning"]
-        with Process(command, FANWIRE_URL=self.server.url) as app:
+        program = [sys.executable, "-m", "uvicorn", "app:app", "--port", str(self.port)]
+        program += ["--app-dir", str(self._directory), "--log-level", "warning"]
+        with Process(program, FANWIRE_URL=self.server.url) as app:
             until_blocking(
                 lambda: listening_inodes(self.port),
                 "the app serves",
@@ -62,8 +63,17 @@ class Example:
 
     def worker(self, *fails_at: str) -> Process:
         program = [sys.executable, str(self._directory / "worker.py")]
-        command = [*program, "u1", str(WORK_SECONDS), *fails_at]
-        return Process(command, FANWIRE_URL=self.server.url)
+        program += ["u1", str(WORK_SECONDS), *fails_at]
+        return Process(program, FANWIRE_URL=self.server.url)
+
+    def gated_worker(self, last: int) -> Process:
+        """One that waits after a step until more are allowed."""
+        self.allow(last)
+        program = command("gated_worker", str(self._directory), str(self._allowed))
+        return Process([*program, "u1", str(WORK_SECONDS)], FANWIRE_URL=self.server.url)
+
+    def allow(self, last: int) -> None:
+        self._allowed.write_text(str(last))
 
 
 @pytest.fixture
@@ -150,12 +160,14 @@ class Page:
 
 async def test_a_page_that_is_cut_off_goes_on_where_it_was(example: Example) -> None:
     async with Page(example.instance) as page:
-        with example.worker() as worker:
+        with example.gated_worker(20) as worker:
             await page.until(10)
             await page.cut()
+            example.allow(50)
             await page.until(30)
             async with Page(example.instance) as late:
                 await late.until(30)
+                example.allow(STEPS)
                 await late.until_over()
             await page.until_over()
             assert (await worker.until_ended(), worker.stderr) == (0, "")
@@ -172,7 +184,7 @@ def assert_grows(shown: list[int | str]) -> None:
 
 async def test_the_bar_does_not_go_back_when_the_worker_is_run_again(example: Example) -> None:
     async with Page(example.instance) as page:
-        with example.worker():
+        with example.gated_worker(50):
             await page.until(20)
         killed_at = page.percent
         with example.worker() as worker:
@@ -184,9 +196,10 @@ async def test_the_bar_does_not_go_back_when_the_worker_is_run_again(example: Ex
 
 async def test_redis_restarts_in_the_middle_and_when_all_is_over(example: Example) -> None:
     async with Page(example.instance) as page:
-        with example.worker() as worker:
+        with example.gated_worker(50) as worker:
             await page.until(20)
             await asyncio.to_thread(example.server.restart)
+            example.allow(STEPS)
             await page.until_over()
             assert await worker.until_ended() == 0
             assert "Traceback" not in worker.stderr
@@ -210,9 +223,10 @@ def test_the_page_itself_through_a_restart_of_redis(example: Example) -> None:
         page.on("pageerror", lambda error: failures.append(str(error)))
         page.goto(f"{example.instance.url}/#u1")
         page.evaluate(RECORD)
-        with example.worker():
+        with example.gated_worker(50):
             page.wait_for_function("bar.value > 20")
             example.server.restart()
+            example.allow(STEPS)
             expect(page.locator("#text")).to_have_text(
                 "All is done.", timeout=DEADLINE_MILLISECONDS
             )

@@ -30,6 +30,7 @@ class Injector:
         told: waits until those whose listener was away while a history was lost have been told.
         safe: to be set when the broker will not be made to forget any more.
         permitted: to be set when it will not refuse anything for good any more.
+        unblocked: to be set when no event loop will stand still any more.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Injector:
         told: Callable[[], Awaitable[None]],
         safe: asyncio.Event,
         permitted: asyncio.Event,
+        unblocked: asyncio.Event,
     ) -> None:
         self._world = world
         self._faults = faults
@@ -52,6 +54,7 @@ class Injector:
         self._to_come = {
             safe: {fault for fault in faults if fault.kind.loses_history},
             permitted: {fault for fault in faults if fault.kind.is_of_permissions},
+            unblocked: {fault for fault in faults if fault.kind is FaultKind.BLOCK},
         }
         self.injected: Counter[FaultKind] = Counter()
         self.effects: Counter[str] = Counter()
@@ -86,6 +89,7 @@ class Injector:
                     break
             self.effects["received while a loop stood still"] += received
             self.injected[fault.kind] += 1
+            self._is_over(fault)
         else:
             self.injected[fault.kind] += await self._network(fault, self._world.doors[fault.door])
 
@@ -94,6 +98,9 @@ class Injector:
         self.injected[fault.kind] += await self._broker.inject(fault)
         if fault.kind.loses_history:
             await self._told()
+        self._is_over(fault)
+
+    def _is_over(self, fault: Fault) -> None:
         for faults in self._to_come.values():
             faults.discard(fault)
         self._tell_what_is_over()

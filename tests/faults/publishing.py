@@ -13,6 +13,7 @@ from tests.faults.record import Kind, Ledger, Position, Published
 
 AGAIN_AFTER_SECONDS = 0.02
 FLUSHED_POLL_SECONDS = 0.05
+FURTHER_AFTER_SECONDS = 0.05
 BURST_PADDING = 4_000
 DRAIN_SECONDS = 5.0
 # What a publisher counts of messages that it has given up.
@@ -188,6 +189,8 @@ class Writers:
             final message that was forgotten nobody could know.
         permitted: set when it will refuse nothing for good any more. Before, no upload ends that
             is not published by somebody who tries again.
+        unblocked: set when no event loop will stand still any more. Before, the first upload goes
+            on: something has to come meanwhile.
     """
 
     def __init__(
@@ -199,6 +202,7 @@ class Writers:
         clock: Clock,
         safe: asyncio.Event,
         permitted: asyncio.Event,
+        unblocked: asyncio.Event,
     ) -> None:
         history = fanwire.History(size=plan.history_size) if ledger.recorded else None
         self._writers = [
@@ -219,6 +223,7 @@ class Writers:
         self._clock = clock
         self._safe = safe
         self._permitted = permitted
+        self._unblocked = unblocked
 
     def _again(self, upload: Upload) -> Writer | None:
         return None if upload.again is None else self._writers[upload.again]
@@ -245,6 +250,11 @@ class Writers:
             for step in line.plan.steps:
                 await asyncio.sleep(step.pause_seconds)
                 await line.say(writer, step)
+        if line is self._lines[0]:
+            further = Step(Kind.PROGRESS, FURTHER_AFTER_SECONDS, how="receipt")
+            while not self._unblocked.is_set():
+                await asyncio.sleep(further.pause_seconds)
+                await line.say(writer, further)
         await self._safe.wait()
         if not writer.is_strict:
             await self._permitted.wait()

@@ -72,9 +72,10 @@ async def run(world: World, plan: Plan) -> Outcome:
         recorded=world.history_size > 0,
         resyncs_have_reasons=not plan.refuses and plan.history_size == max(HISTORY_SIZES),
     )
-    clock, safe, permitted = Clock(), asyncio.Event(), asyncio.Event()
+    clock = Clock()
+    safe, permitted, unblocked = asyncio.Event(), asyncio.Event(), asyncio.Event()
     watchers = _watchers(world, plan, uploads, clock)
-    writers = Writers(plan, uploads, world.writers_url, ledger, clock, safe, permitted)
+    writers = Writers(plan, uploads, world.writers_url, ledger, clock, safe, permitted, unblocked)
     troubles: list[str] = []
 
     async def told() -> None:
@@ -88,7 +89,7 @@ async def run(world: World, plan: Plan) -> Outcome:
     broker = None
     if world.server is not None:
         broker = BrokerFaults(world.server, world.doors, uploads, writers.burst, ledger, clock)
-    injector = Injector(world, plan.faults, broker, told, safe, permitted)
+    injector = Injector(world, plan.faults, broker, told, safe, permitted, unblocked)
     before = await world.figures()
     watching = [asyncio.create_task(watcher.watch()) for watcher in watchers]
     publishing = asyncio.create_task(writers.publish())

@@ -38,6 +38,7 @@ async def test_it_comes_when_the_broker_is_back(
     instance = await make_instance(
         own_server.url, connect_timeout_seconds=0.5, publish_timeout_seconds=0.5
     )
+    await until(lambda: instance.publisher.health()["state"] == "live", "it listens")
     own_server.save()
     take_down: dict[str, Callable[[], None]] = {
         "killed": own_server.kill,

@@ -107,6 +107,25 @@ async def test_a_pool_that_lends_whole_sessions_is_as_good_as_none(
     await until(lambda: numbers(watcher) == [1], "the message, behind the state there was")
 
 
+@pytest.mark.parametrize("pool_size", [2, 3])
+async def test_a_quiet_pool_that_takes_turns_is_found_out_each_time(
+    postgres_server: PostgresServer, make_pgbouncer: PgBouncerFactory, pool_size: int
+) -> None:
+    """It lends the session that listens for some statements, and for others it does not."""
+    pool = make_pgbouncer(
+        postgres_server, mode="transaction", pool_size=pool_size, round_robin=True
+    )
+    with contextlib.ExitStack() as stack:  # so that it has all the sessions it may have
+        for _ in range(pool_size):
+            connection = stack.enter_context(psycopg.connect(pool.url))
+            connection.execute("SELECT 1")
+    for _ in range(4):
+        pubsub = fanwire.PostgresPubSub(pool.url, connect_timeout_seconds=10)
+        with pytest.raises(fanwire.BrokerError, match="LISTEN needs a session of its own"):
+            await bounded(pubsub.start())
+        await pubsub.stop()
+
+
 async def test_a_slow_server_is_not_taken_for_a_pool(own_postgres: PostgresServer) -> None:
     """It hears what is notified to find that out, and later than it is otherwise waited for."""
     held: list[int] = []

@@ -4,7 +4,7 @@
 //! was said is somebody else's session by then, and nothing would ever be heard.
 
 use std::task::{Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
@@ -19,10 +19,9 @@ use crate::error::Error;
 use crate::runtime;
 
 /// The part of the time to connect in which there has to be a second connection, or anything else that
-/// can be done without.
+/// can be done without; but no longer than `SOON_AT_MOST`. As long is a notification waited for.
 const SOON: u32 = 4;
-/// The part of it within which a notification that was sent is heard.
-const HEARD: u32 = 2;
+const SOON_AT_MOST: Duration = Duration::from_secs(1);
 
 /// What a listener's session says of itself.
 const WHO: &str = "SELECT pg_backend_pid(), pg_is_in_recovery()";
@@ -44,7 +43,7 @@ fn own_channel() -> String {
 impl Listening {
     /// Makes sure that what is notified will be heard.
     pub(super) async fn make_sure(&mut self, dsn: &Dsn, patience: Duration) -> Result<(), Error> {
-        let soon = patience / SOON;
+        let soon = (patience / SOON).min(SOON_AT_MOST);
         let first = who(&self.query(WHO).await?);
         if let Some((_, true)) = first {
             let reason = "a standby, which neither listens nor notifies; give the primary's address, or \
@@ -59,7 +58,7 @@ impl Listening {
         }
         let channel = own_channel();
         let answer = self.query(&format!("LISTEN {channel}; {WHO}")).await?;
-        if who(&answer) == first && self.hears(&other, channel.clone(), soon, patience).await? {
+        if who(&answer) == first && self.hears(&other, &channel, soon).await? {
             self.query(&format!("UNLISTEN {channel}")).await?;
             return Ok(());
         }
@@ -70,30 +69,38 @@ impl Listening {
 
     /// Whether what another connection notifies comes over this one: to be in the same session as before
     /// may be chance. True also if the other cannot notify now.
-    async fn hears(
-        &mut self,
-        other: &Other,
-        channel: String,
-        soon: Duration,
-        patience: Duration,
-    ) -> Result<bool, Error> {
-        let notified = other.notify(&channel);
-        self.trial = Some(channel.clone());
-        let notified = timeout(soon, self.run(async { Ok(notified.await) })).await;
-        if !notified.unwrap_or(Ok(false))? {
-            return Ok(true);
-        }
-        // Before a session is ready for the next statement it gives what was notified. To wait for that first
-        // keeps a server that is slow from being taken for a pool.
-        let late = Error::Timeout { url: self.url.shown.clone(), after: patience };
-        timeout(patience, self.query("")).await.unwrap_or(Err(late))?;
-        let heard = std::future::poll_fn(|context| {
-            while self.trial.is_some() {
-                ready!(self.read(context))?;
+    async fn hears(&mut self, other: &Other, channel: &str, soon: Duration) -> Result<bool, Error> {
+        let mut took = Duration::ZERO;
+        for _ in 0..2 {
+            let notified = other.notify(channel);
+            self.trial = Some(channel.to_owned());
+            let notified = timeout(soon, self.run(async { Ok(notified.await) })).await;
+            if !notified.unwrap_or(Ok(false))? {
+                return Ok(true);
             }
-            Poll::Ready(Ok(()))
-        });
-        timeout(patience / HEARD, heard).await.map_or(Ok(false), |heard| heard.map(|()| true))
+            // Nothing is asked meanwhile: a pool would lend us a session for that, perhaps the one that listens.
+            let heard = std::future::poll_fn(|context| {
+                while self.trial.is_some() {
+                    ready!(self.read(context))?;
+                }
+                Poll::Ready(Ok(()))
+            });
+            if let Ok(heard) = timeout(soon, heard).await {
+                return heard.map(|()| true);
+            }
+            // A session gives what was notified before it answers. One that answers soon, and with nothing, is
+            // not the one that listens; otherwise the server may have been slow.
+            let asked = Instant::now();
+            self.query("").await?;
+            took = asked.elapsed();
+            if self.trial.take().is_some() && took < soon {
+                break;
+            }
+        }
+        if took < soon {
+            return Ok(false);
+        }
+        Err(Error::Timeout { url: self.url.shown.clone(), after: soon })
     }
 }
 

@@ -393,6 +393,7 @@ impl Recovery {
                 compare: false,
                 unsure: false,
                 whole: None,
+                missing: false,
             }
         })
     }

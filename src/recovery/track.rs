@@ -97,6 +97,8 @@ pub(super) struct Track {
     pub unsure: bool,
     /// The epoch of which everything that is kept is to be read.
     pub whole: Option<Epoch>,
+    /// Whether a read has shown that those who are here miss something they were not given yet.
+    pub missing: bool,
 }
 
 /// Whether a message is the next one.
@@ -206,9 +208,10 @@ impl Track {
         if matches!(missed, Lot::Unknown) || is_short(&missed) || lots.iter().any(is_short) {
             // More must be read before anybody is given anything.
             self.whole = Some(found.epoch);
+            self.missing |= !matches!(missed, Lot::Nothing);
             return;
         }
-        (self.compare, self.unsure) = (false, false);
+        (self.compare, self.unsure, self.missing) = (false, false, false);
         let mut stood = self.at.filter(|_| !here.is_empty());
         for lane in &here {
             outcome.deal(*lane, &missed, found, resync);
@@ -254,12 +257,7 @@ impl Track {
             sent.since.is_some_and(|since| since.epoch == at.epoch && since.offset <= at.offset)
         };
         let Some(at) = self.at else {
-            // Nothing was kept when that was looked up last, so they miss all that is.
-            return match found.after(0) {
-                Some(all) => Lot::Rest(all),
-                None if asked(Position { epoch: found.epoch, offset: 0 }) => Lot::Resync,
-                None => Lot::Unknown,
-            };
+            return found.after(0).map_or(Lot::Resync, Lot::Rest);
         };
         if at.epoch != found.epoch {
             return Lot::Resync;
@@ -343,7 +341,8 @@ impl Track {
         let has_news = self.held.iter().any(|held| held.payload.mark.is_some());
         let is_lost = compares && (has_news || self.changed.elapsed() < ttl);
         self.unsure = compares && !is_lost;
-        if std::mem::take(&mut self.gap) || is_lost {
+        let are_behind = std::mem::take(&mut self.gap) | std::mem::take(&mut self.missing);
+        if are_behind || is_lost {
             for lane in &here {
                 outcome.resync(*lane, resync, &[]);
             }

@@ -327,33 +327,31 @@ impl Client {
     /// An error: what is to wait cannot be started.
     pub fn flush(&self, limit: Duration) -> Result<Flush, Error> {
         let outboxes = self.process().outboxes();
-        let mut came = Vec::with_capacity(outboxes.len());
-        for outbox in outboxes {
+        let stats = Arc::clone(&self.stats);
+        let lost = move |outboxes: &[Arc<Outbox>]| {
+            let counts = [&stats.publish_failed, &stats.publish_expired, &stats.publish_dropped];
+            let overflowed = outboxes.iter().map(|outbox| outbox.overflowed()).sum::<u64>();
+            overflowed + counts.into_iter().map(Counter::get).sum::<u64>()
+        };
+        let before = lost(&outboxes);
+        for outbox in &outboxes {
             outbox.flush();
-            let count = outbox.came();
-            came.push((outbox, count));
         }
+        let came: Vec<u64> = outboxes.iter().map(|outbox| outbox.came()).collect();
         let (tell, told) = sync_channel(1);
-        if came.iter().all(|(outbox, count)| outbox.is_past(*count)) {
+        if outboxes.iter().zip(&came).all(|(outbox, count)| outbox.is_past(*count)) {
             let _there_is_room = tell.try_send(true);
             return Ok(Flush::new(told, None));
         }
-        let stats = Arc::clone(&self.stats);
-        let lost = move |came: &[(Arc<Outbox>, u64)]| {
-            let counts = [&stats.publish_failed, &stats.publish_expired, &stats.publish_dropped];
-            let overflowed = came.iter().map(|(outbox, _)| outbox.overflowed()).sum::<u64>();
-            overflowed + counts.into_iter().map(Counter::get).sum::<u64>()
-        };
-        let before = lost(&came);
         let ask = async move {
             let all = async {
-                for (outbox, count) in &came {
-                    outbox.past(*count).await;
+                for (outbox, count) in outboxes.iter().zip(came) {
+                    outbox.past(count).await;
                 }
             };
             let past = tokio::time::timeout(limit, all).await.is_ok();
             let _gate = runtime::gate();
-            let _told_or_gone = tell.try_send(past && lost(&came) == before);
+            let _told_or_gone = tell.try_send(past && lost(&outboxes) == before);
         };
         drop(runtime::spawn(ask)?); // it ends by itself
         Ok(Flush::new(told, None))

@@ -190,9 +190,17 @@ async def test_handlers_that_do_not_wait_share_a_task(backend: Backend) -> None:
     variable.set("of the test")
     for n in range(100):
         await instance.subscribe_topic(f"s{n}", "t", handle)
-    await instance.broadcast("t", 1)
-    await recorder.received(100)
-    assert len(tasks) == 1 and None not in tasks
+
+    async def share_a_task() -> None:
+        # Where a handler, or the machine, takes a millisecond, the others are left to another Task.
+        while len(tasks) != 1:
+            tasks.clear()
+            recorder.calls.clear()
+            await instance.broadcast("t", 1)
+            await recorder.received(100)
+
+    await bounded(share_a_task())
+    assert None not in tasks
     await until_figures(instance, handler_failed=0)
 
 

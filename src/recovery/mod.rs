@@ -393,7 +393,6 @@ impl Recovery {
                 compare: false,
                 unsure: false,
                 whole: None,
-                missing: false,
             }
         })
     }

@@ -133,23 +133,6 @@ fn who_comes_with_another_epoch_keeps_nobody_from_what_they_missed() {
     assert_eq!((client.got(1), client.got(2)), (texts(["3", "4", "5"]), texts(["resync", "5"])));
 }
 
-#[test]
-fn who_misses_something_is_told_though_it_is_lost_before_it_is_read() {
-    let mut client = Client::new();
-    client.recovery.want(UPLOAD, lane(1), Want::default());
-    let (id, _) = client.ask();
-    client.answer(id, Some(&found(1, 1..=2, 2)));
-    client.got.clear();
-    client.recovery.want(UPLOAD, lane(2), Want::default());
-    let (id, _) = client.ask();
-    assert!(client.answer(id, Some(&found(1, 5..=5, 5))), "more is missed than that");
-    let (id, _) = client.ask();
-    client.answer(id, None);
-    assert_eq!((client.got(1), client.got(2)), (texts(["resync"]), texts([])));
-    assert_eq!(client.arrive(Some(at(2, 1))).turn, Turn::Now);
-    assert_eq!((client.got(1), client.got(2)), (texts(["1"]), texts(["1"])));
-}
-
 fn texts<const N: usize>(texts: [&str; N]) -> Vec<String> {
     texts.map(str::to_owned).to_vec()
 }

@@ -97,8 +97,6 @@ pub(super) struct Track {
     pub unsure: bool,
     /// The epoch of which everything that is kept is to be read.
     pub whole: Option<Epoch>,
-    /// Whether a read has shown that those who are here miss something they were not given yet.
-    pub missing: bool,
 }
 
 /// Whether a message is the next one.
@@ -208,10 +206,9 @@ impl Track {
         if matches!(missed, Lot::Unknown) || is_short(&missed) || lots.iter().any(is_short) {
             // More must be read before anybody is given anything.
             self.whole = Some(found.epoch);
-            self.missing |= !matches!(missed, Lot::Nothing);
             return;
         }
-        (self.compare, self.unsure, self.missing) = (false, false, false);
+        (self.compare, self.unsure) = (false, false);
         let mut stood = self.at.filter(|_| !here.is_empty());
         for lane in &here {
             outcome.deal(*lane, &missed, found, resync);
@@ -341,8 +338,7 @@ impl Track {
         let has_news = self.held.iter().any(|held| held.payload.mark.is_some());
         let is_lost = compares && (has_news || self.changed.elapsed() < ttl);
         self.unsure = compares && !is_lost;
-        let are_behind = std::mem::take(&mut self.gap) | std::mem::take(&mut self.missing);
-        if are_behind || is_lost {
+        if std::mem::take(&mut self.gap) || is_lost {
             for lane in &here {
                 outcome.resync(*lane, resync, &[]);
             }

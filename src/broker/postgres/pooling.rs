@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::runtime;
 
 /// The part of the time to connect in which there has to be a second connection, or anything else that
-/// can be done without; but no longer than `SOON_AT_MOST`. As long is a notification waited for.
+/// can be done without; but no longer than `SOON_AT_MOST`, and nor is a notification waited for.
 const SOON: u32 = 4;
 const SOON_AT_MOST: Duration = Duration::from_secs(1);
 
@@ -70,8 +70,9 @@ impl Listening {
     /// Whether what another connection notifies comes over this one: to be in the same session as before
     /// may be chance. True also if the other cannot notify now.
     async fn hears(&mut self, other: &Other, channel: &str, soon: Duration) -> Result<bool, Error> {
-        let mut took = Duration::ZERO;
-        for _ in 0..2 {
+        let mut wait = (2 * soon).min(SOON_AT_MOST);
+        // Until the time to connect is over.
+        loop {
             let notified = other.notify(channel);
             self.trial = Some(channel.to_owned());
             let notified = timeout(soon, self.run(async { Ok(notified.await) })).await;
@@ -85,22 +86,18 @@ impl Listening {
                 }
                 Poll::Ready(Ok(()))
             });
-            if let Ok(heard) = timeout(soon, heard).await {
+            if let Ok(heard) = timeout(wait, heard).await {
                 return heard.map(|()| true);
             }
             // A session gives what was notified before it answers. One that answers soon, and with nothing, is
-            // not the one that listens; otherwise the server may have been slow.
+            // not the one that listens. Otherwise it may be, on a server that was slow: the trial is made again.
             let asked = Instant::now();
             self.query("").await?;
-            took = asked.elapsed();
-            if self.trial.take().is_some() && took < soon {
-                break;
+            if self.trial.take().is_some() && asked.elapsed() < soon {
+                return Ok(false);
             }
+            wait = soon / 4;
         }
-        if took < soon {
-            return Ok(false);
-        }
-        Err(Error::Timeout { url: self.url.shown.clone(), after: soon })
     }
 }
 

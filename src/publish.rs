@@ -393,6 +393,7 @@ impl Voice {
             format!("publishing fails, messages are lost until this ends: {error}")
         };
         job.journal.add(Level::Error, text);
+        // Who sees it counted finds the line.
         job.stats.outages.add(1);
     }
 

@@ -110,7 +110,7 @@ async def test_a_coroutine_that_is_closed_where_no_loop_runs_waits_for_nobody(
         loop.close()
 
     try:
-        await bounded(asyncio.to_thread(run_and_close))
+        await bounded(asyncio.to_thread(run_and_close), deadline_seconds=1.5)
     finally:
         own_redis.resume()
     await until(lambda: publisher.stats()["published"] == 3)

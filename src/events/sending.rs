@@ -328,6 +328,7 @@ impl Voice {
         }
         let text = format!("events and log lines cannot be published, and wait: {error}");
         core.journal.add(Level::Error, text);
+        // Who sees it counted finds the line.
         core.stats.outages.add(1);
     }
 

@@ -46,6 +46,16 @@ impl Client {
         Self { recovery, got: Vec::new() }
     }
 
+    /// One whose lane 1 was given this.
+    fn that_has(found: &Found) -> Self {
+        let mut client = Self::new();
+        client.recovery.want(UPLOAD, lane(1), Want::default());
+        let (id, _) = client.ask();
+        client.answer(id, Some(found));
+        client.got.clear();
+        client
+    }
+
     fn arrive(&mut self, position: Option<Position>) -> Arrival {
         let payload = payload(position);
         let arrival = self.recovery.arrive(UPLOAD, &payload);
@@ -118,11 +128,7 @@ fn others_are_not_held_up_by_a_newcomer() {
 
 #[test]
 fn who_comes_with_another_epoch_keeps_nobody_from_what_they_missed() {
-    let mut client = Client::new();
-    client.recovery.want(UPLOAD, lane(1), Want::default());
-    let (id, _) = client.ask();
-    client.answer(id, Some(&found(1, 1..=2, 2)));
-    client.got.clear();
+    let mut client = Client::that_has(&found(1, 1..=2, 2));
     client.recovery.want(UPLOAD, lane(2), Want { since: Some(at(7, 15)), resync: false });
     let (id, since) = client.ask();
     assert_eq!(since, Some(at(7, 14)));
@@ -139,11 +145,7 @@ fn texts<const N: usize>(texts: [&str; N]) -> Vec<String> {
 
 #[test]
 fn a_gap_is_filled_before_anything_newer() {
-    let mut client = Client::new();
-    client.recovery.want(UPLOAD, lane(1), Want::default());
-    let (id, _) = client.ask();
-    client.answer(id, Some(&found(1, 1..=5, 5)));
-    client.got.clear();
+    let mut client = Client::that_has(&found(1, 1..=5, 5));
     let arrival = client.arrive(Some(at(1, 8)));
     assert_eq!(arrival, Arrival { turn: Turn::Later, due: true, gap: true });
     assert_eq!(client.arrive(None).turn, Turn::Later, "in its turn");
@@ -156,11 +158,7 @@ fn a_gap_is_filled_before_anything_newer() {
 
 #[test]
 fn what_history_does_not_have_is_told() {
-    let mut client = Client::new();
-    client.recovery.want(UPLOAD, lane(1), Want::default());
-    let (id, _) = client.ask();
-    client.answer(id, Some(&found(1, 1..=5, 5)));
-    client.got.clear();
+    let mut client = Client::that_has(&found(1, 1..=5, 5));
     client.arrive(Some(at(1, 20)));
     let (id, _) = client.ask();
     client.answer(id, Some(&found(1, 15..=20, 18)));
@@ -228,11 +226,7 @@ fn what_is_held_is_bounded_and_what_was_let_go_is_read() {
 
 #[test]
 fn a_gap_that_no_read_fills_is_told() {
-    let mut client = Client::new();
-    client.recovery.want(UPLOAD, lane(1), Want::default());
-    let (id, _) = client.ask();
-    client.answer(id, Some(&found(1, 1..=1, 1)));
-    client.got.clear();
+    let mut client = Client::that_has(&found(1, 1..=1, 1));
     client.arrive(Some(at(1, 5)));
     let mut reads = 0;
     while let Some((id, _)) = client.recovery.next_ask() {
